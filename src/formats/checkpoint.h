@@ -1,0 +1,40 @@
+#pragma once
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "formats/model_config.h"
+#include "formats/safetensors.h"
+
+namespace fathom {
+
+/// A Hugging Face checkpoint directory, opened: headers read, data mapped and untouched.
+class Checkpoint {
+ public:
+  /// With `model.safetensors.index.json`: every shard that it names; else `model.safetensors`, else every `model*.safetensors`.
+  /// `bad_input`: no directory, no config, no weights, a missing shard, a broken header, a tensor that the index puts into a file that
+  /// lacks it, a tensor in two files.
+  explicit Checkpoint(const std::string& directory);
+
+  const std::string& directory() const { return directory_; }
+  const ModelConfig& config() const { return config_; }
+  bool has(std::string_view name) const;
+  /// The tensor, or `bad_input` naming it and the directory.
+  TensorView tensor(std::string_view name) const;
+  const std::vector<std::unique_ptr<SafetensorsFile>>& files() const { return files_; }
+
+ private:
+  struct Place {
+    const SafetensorsFile* file;
+    const SafetensorsEntry* entry;
+  };
+  std::string directory_;
+  ModelConfig config_;
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::unordered_map<std::string, Place> places_;
+};
+
+}  // namespace fathom

@@ -1,0 +1,52 @@
+#pragma once
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace fathom {
+
+/// The chat formats that Fathom renders.
+enum class ChatFormat { deepseek_v3, deepseek_r1, deepseek_v31 };
+std::string_view chat_format_name(ChatFormat format);
+
+struct ToolCall {
+  std::string type = "function";
+  std::string name;
+  std::string arguments;  ///< JSON text, as it is written into the prompt
+};
+
+struct ChatMessage {
+  std::string role;                    ///< system, user, assistant or tool
+  std::optional<std::string> content;  ///< null for an assistant turn that only calls tools
+  std::vector<ToolCall> tool_calls;
+};
+
+struct ChatOptions {
+  bool add_generation_prompt = true;
+  bool thinking = false;  ///< V3.1 only
+};
+
+/// What `tokenizer_config.json` says that matters here.
+struct TokenizerConfig {
+  std::string bos_token, eos_token;
+  bool add_bos_token = false;
+  std::optional<ChatFormat> chat_format;  ///< nothing: no template, or one that is none of ours
+  bool has_chat_template = false;
+};
+
+/// `DIR/tokenizer_config.json` (and `chat_template.jinja`, where newer libraries put the template). A missing file gives the defaults.
+TokenizerConfig read_tokenizer_config(const std::string& directory);
+
+/// Which of the known templates a Jinja text is; nothing if it is none of them.
+std::optional<ChatFormat> recognise_chat_template(std::string_view jinja);
+
+/// Messages from their JSON form (OpenAI's: role, content, tool_calls). `bad_input` names the message and the field.
+std::vector<ChatMessage> chat_messages_from_json(const nlohmann::json& messages, std::string_view source);
+
+/// The prompt text, BOS included, exactly as the published Jinja template renders it.
+std::string render_chat(ChatFormat format, const std::string& bos_token, const std::vector<ChatMessage>& messages,
+                        const ChatOptions& options);
+
+}  // namespace fathom
