@@ -1,0 +1,37 @@
+#pragma once
+#include <cstddef>
+#include <memory>
+#include <new>
+
+namespace fathom {
+
+/// Raw memory that starts on a cache line, uninitialised; grows and never shrinks. Growing drops the contents.
+class Buffer {
+ public:
+  void reserve(size_t bytes) {
+    if (bytes <= bytes_) return;
+    memory_.reset();
+    memory_.reset(static_cast<std::byte*>(::operator new(bytes, kAlignment)));
+    bytes_ = bytes;
+  }
+  size_t bytes() const { return bytes_; }
+
+  template <typename T>
+  T* as() {
+    return reinterpret_cast<T*>(memory_.get());
+  }
+  template <typename T>
+  const T* as() const {
+    return reinterpret_cast<const T*>(memory_.get());
+  }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  struct Free {
+    void operator()(std::byte* memory) const { ::operator delete(memory, kAlignment); }
+  };
+  std::unique_ptr<std::byte, Free> memory_;
+  size_t bytes_ = 0;
+};
+
+}  // namespace fathom

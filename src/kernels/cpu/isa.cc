@@ -1,0 +1,58 @@
+#include "kernels/cpu/isa.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <optional>
+
+#include "base/error.h"
+
+namespace fathom {
+namespace {
+
+Isa read_environment() {
+  const char* cap = std::getenv("FATHOM_ISA");
+  if (cap == nullptr || *cap == '\0') return machine_isa();
+  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
+    if (isa_name(isa) == cap) return std::min(isa, machine_isa());
+  }
+  throw_bad_input("FATHOM_ISA must be portable, avx2 or avx512; it is \"{}\".", cap);
+}
+
+std::optional<Isa>& chosen() {
+  static std::optional<Isa> isa;
+  return isa;
+}
+
+}  // namespace
+
+Isa machine_isa() {
+#if defined(__x86_64__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bf16");
+  if (avx512) return Isa::avx512;
+  if (avx2) return Isa::avx2;
+#endif
+  return Isa::portable;
+}
+
+Isa active_isa() {
+  if (!chosen()) chosen() = read_environment();
+  return *chosen();
+}
+
+void set_active_isa(Isa isa) {
+  chosen() = std::min(isa, machine_isa());
+}
+
+std::string_view isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::portable: return "portable";
+    case Isa::avx2: return "avx2";
+    case Isa::avx512: return "avx512";
+  }
+  return "?";
+}
+
+}  // namespace fathom

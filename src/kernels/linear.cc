@@ -1,0 +1,142 @@
+#include "kernels/linear.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/number_formats.h"
+#include "kernels/cpu/linear_kernels.h"
+#include "kernels/quantize.h"
+
+namespace fathom {
+namespace {
+
+// Rows of activations are padded to whole steps of the widest kernel; the padding is zero.
+constexpr int64_t kPadding = 64;
+
+int64_t padded(int64_t K) {
+  return (K + kPadding - 1) / kPadding * kPadding;
+}
+
+}  // namespace
+
+const LinearKernels& linear_kernels() {
+  switch (active_isa()) {
+    case Isa::avx512: return linear_kernels_avx512();
+    case Isa::avx2: return linear_kernels_avx2();
+    case Isa::portable: break;
+  }
+  return linear_kernels_portable();
+}
+
+Weight dense_weight(DType dtype, const void* data, int64_t rows, int64_t cols, int64_t row_stride) {
+  Weight weight;
+  weight.dtype = dtype;
+  weight.rows = rows;
+  weight.cols = cols;
+  weight.row_stride = row_stride;
+  weight.data = static_cast<const std::byte*>(data);
+  return weight;
+}
+
+void Operand::reserve(int64_t T, int64_t K) {
+  data_.reserve(static_cast<size_t>(T * padded(K)) * sizeof(float));
+  scales_.reserve(static_cast<size_t>(T * (padded(K) / kPadding)) * sizeof(float));
+}
+
+void Operand::prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, const Weight& weight,
+                      OperandRounding rounding, ThreadTeam* team) {
+  const bool fp8_rounding = rounding == OperandRounding::fp8 || rounding == OperandRounding::fp8_ue8m0;
+  rounding_ = fp8_rounding && weight.dtype != DType::f8_e4m3 ? OperandRounding::none : rounding;
+  form_ = linear_kernels().operand_form(weight, rounding_);
+  rows_ = T;
+  cols_ = K;
+  stride_ = padded(K);
+  scales_used_ = fp8_rounding && rounding_ == rounding;
+  scale_stride_ = (K + kActivationGroup - 1) / kActivationGroup;
+  data_.reserve(static_cast<size_t>(T * stride_) * (form_ == Form::f32 ? sizeof(float) : sizeof(uint16_t)));
+  if (scales_used_) scales_.reserve(static_cast<size_t>(T * scale_stride_) * sizeof(float));
+  const auto row = [&](int64_t t, int) { prepare_row(x + t * x_stride, t); };
+  if (team != nullptr && T > 1) {
+    team->parallel_for(T, row);
+  } else {
+    for (int64_t t = 0; t < T; ++t) row(t, 0);
+  }
+}
+
+void Operand::prepare_row(const float* x, int64_t t) {
+  const LinearKernels& kernels = linear_kernels();
+  auto* wide = data_.as<float>() + t * stride_;
+  auto* narrow = data_.as<uint16_t>() + t * stride_;
+  if (scales_used_) {
+    // Codes become their values: exact in BF16 and in float32.
+    constexpr int64_t kPiece = 4096;
+    uint8_t codes[kPiece];
+    float values[kPiece];
+    for (int64_t begin = 0; begin < cols_; begin += kPiece) {
+      const int64_t n = std::min(kPiece, cols_ - begin);
+      quantize_activation(x + begin, n, rounding_ == OperandRounding::fp8_ue8m0, codes,
+                          scales_.as<float>() + t * scale_stride_ + begin / kActivationGroup);
+      for (int64_t k = 0; k < n; ++k) values[k] = e4m3_to_f32(codes[k]);
+      if (form_ == Form::bf16_lanes) {
+        kernels.to_bf16_lanes(values, n, narrow + begin);
+      } else {
+        std::copy(values, values + n, wide + begin);
+      }
+    }
+    if (form_ == Form::f32) std::fill(wide + cols_, wide + stride_, 0.0f);
+    return;
+  }
+  switch (form_) {
+    case Form::bf16:
+      kernels.to_bf16(x, cols_, narrow);
+      std::fill(narrow + cols_, narrow + stride_, uint16_t{0});
+      break;
+    case Form::bf16_lanes: kernels.to_bf16_lanes(x, cols_, narrow); break;
+    case Form::f32:
+      if (rounding_ == OperandRounding::bf16) {
+        for (int64_t k = 0; k < cols_; ++k) wide[k] = round_to_bf16(x[k]);
+      } else {
+        std::copy(x, x + cols_, wide);
+      }
+      std::fill(wide + cols_, wide + stride_, 0.0f);
+      break;
+  }
+}
+
+void linear_rows(const Operand& x, const int32_t* row_index, int64_t T, const Weight& weight, int64_t row_begin,
+                 int64_t row_end, float* y, int64_t y_stride) {
+  linear_kernels().linear_rows(x, row_index, T, weight, row_begin, row_end, y, y_stride);
+}
+
+void linear_transposed_rows(const float* x, int64_t x_stride, int64_t T, const Weight& weight, int64_t row_begin,
+                            int64_t row_end, bool cast_bf16, bool accumulate, float* y, int64_t y_stride) {
+  linear_kernels().linear_transposed_rows(x, x_stride, T, weight, row_begin, row_end, cast_bf16, accumulate, y, y_stride);
+}
+
+int64_t rows_per_item(int64_t rows, int threads) {
+  // About four items a thread evens out a busy machine; 64 rows of 7,168 bytes are long enough for the hardware to stream.
+  const int64_t share = (rows + 4 * threads - 1) / (4 * threads);
+  return std::clamp<int64_t>((share + 3) / 4 * 4, 4, 64);
+}
+
+void linear(const Operand& x, int64_t T, std::initializer_list<LinearJob> jobs, ThreadTeam& team) {
+  int64_t rows = 0;
+  for (const LinearJob& job : jobs) rows += job.weight->rows;
+  const int64_t step = rows_per_item(rows, team.size());
+  int64_t items = 0;
+  for (const LinearJob& job : jobs) items += (job.weight->rows + step - 1) / step;
+  team.parallel_for(items, [&](int64_t item, int) {
+    for (const LinearJob& job : jobs) {
+      const int64_t own = (job.weight->rows + step - 1) / step;
+      if (item >= own) {
+        item -= own;
+        continue;
+      }
+      const int64_t begin = item * step;
+      linear_rows(x, nullptr, T, *job.weight, begin, std::min(begin + step, job.weight->rows), job.y + begin, job.y_stride);
+      return;
+    }
+  });
+}
+
+}  // namespace fathom

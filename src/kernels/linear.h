@@ -1,0 +1,109 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+
+#include "base/buffer.h"
+#include "base/dtype.h"
+#include "base/thread_team.h"
+
+namespace fathom {
+
+/// A matrix as the checkpoint stores it: W [rows = out, cols = in], row-major, in memory that somebody else owns.
+struct Weight {
+  DType dtype = DType::f32;  ///< f32, f16, bf16 or f8_e4m3
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t row_stride = 0;  ///< elements from one row to the next
+  const std::byte* data = nullptr;
+  /// FP8 only: multipliers [ceil(rows / block_rows), ceil(cols / block_cols)], f32.
+  const float* scale_inv = nullptr;
+  int64_t block_rows = 0;
+  int64_t block_cols = 0;
+
+  int64_t scale_cols() const { return (cols + block_cols - 1) / block_cols; }
+  const std::byte* row(int64_t r) const { return data + static_cast<size_t>(r * row_stride) * dtype_bytes(dtype); }
+};
+
+/// A matrix of float32 or bf16 rows that is used as a weight (keys, latents).
+Weight dense_weight(DType dtype, const void* data, int64_t rows, int64_t cols, int64_t row_stride);
+
+/// How the activations of a product are rounded before it.
+enum class OperandRounding {
+  none,    ///< float32; FP8 weights are dequantised to BF16 first (code × scale, rounded), as the published cast does
+  bf16,    ///< rounded to BF16; FP8 weights are used as stored (codes, block sums times scale)
+  fp8,     ///< per token and 128 channels to E4M3 with a float32 scale = max(amax, 1e-4) / 448; FP8 weights only
+  fp8_ue8m0,  ///< the same with the scale raised to a power of two
+};
+
+/// Activations made ready for products with weights of one type: rounded, padded with zeros, and in the element order that the kernel
+/// reads. Reused from call to call without allocation once it has seen its greatest size.
+class Operand {
+ public:
+  /// Prepares x [T, K] f32 (rows `x_stride` apart) for `weight`-like matrices: the type and the block shape decide the form. `fp8`
+  /// rounding falls back to `none` for weights that are not FP8. `team` may be null (then on this thread).
+  void prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, const Weight& weight, OperandRounding rounding,
+               ThreadTeam* team);
+
+  /// Memory for up to T rows of K elements, so that `prepare` does not allocate.
+  void reserve(int64_t T, int64_t K);
+
+  enum class Form {
+    f32,         ///< float32, natural order (already rounded as asked)
+    bf16,        ///< BF16, natural order
+    bf16_lanes,  ///< BF16 in the order in which 64 FP8 codes unpack on AVX-512: within each 64, bytes 0–7 of the four 16-byte lanes, then 8–15
+  };
+  Form form() const { return form_; }
+  int64_t rows() const { return rows_; }
+  int64_t cols() const { return cols_; }
+  OperandRounding rounding() const { return rounding_; }
+  const float* f32_row(int64_t t) const { return data_.as<float>() + t * stride_; }
+  const uint16_t* bf16_row(int64_t t) const { return data_.as<uint16_t>() + t * stride_; }
+  /// Scales of row t, one per 128 channels; null unless rounded to FP8.
+  const float* scales(int64_t t) const { return scales_used_ ? scales_.as<float>() + t * scale_stride_ : nullptr; }
+
+ private:
+  void prepare_row(const float* x, int64_t t);
+
+  Form form_ = Form::f32;
+  OperandRounding rounding_ = OperandRounding::none;
+  int64_t rows_ = 0;
+  int64_t cols_ = 0;
+  int64_t stride_ = 0;
+  int64_t scale_stride_ = 0;
+  bool scales_used_ = false;
+  Buffer data_;
+  Buffer scales_;
+};
+
+/// y[t, r − row_begin] = Σ_k x[t, k] · W[r, k] for rows [row_begin, row_end) of W, on this thread.
+///
+/// `row_index` (may be null) picks the operand's row of each t: gathered tokens of an expert. The order of the summation of one (t, r) depends
+/// on K and the weight's type alone: not on T, on the rows asked for, or on threads.
+///
+/// Shapes:  x [·, K], T rows of it; y rows `y_stride` floats apart.
+/// Source:  block-scaled product as in DeepSeek-V3 report §3.3.2: Σ over blocks of 128 of (exact block sum) × scale_x × scale_w.
+void linear_rows(const Operand& x, const int32_t* row_index, int64_t T, const Weight& weight, int64_t row_begin,
+                 int64_t row_end, float* y, int64_t y_stride);
+
+/// y[t, k] = (accumulate ? y[t, k] : 0) + Σ_r x[t, r] · W[row_begin + r, k], r in [0, row_end − row_begin), on this thread: the product with the
+/// matrix not transposed. x is float32; FP8 weights are code × scale, rounded to BF16 if `cast_bf16`.
+///
+/// Shapes:  x [T, R] rows `x_stride` apart; y [T, cols] rows `y_stride` apart.
+void linear_transposed_rows(const float* x, int64_t x_stride, int64_t T, const Weight& weight, int64_t row_begin,
+                            int64_t row_end, bool cast_bf16, bool accumulate, float* y, int64_t y_stride);
+
+/// One product of a group that shares an operand and a parallel loop.
+struct LinearJob {
+  const Weight* weight;
+  float* y;
+  int64_t y_stride;
+};
+
+/// All rows of each weight of the group on the whole team: y = x Wᵀ.
+void linear(const Operand& x, int64_t T, std::initializer_list<LinearJob> jobs, ThreadTeam& team);
+
+/// Rows of work items of `rows` rows in all: few enough that a team stays balanced, many enough to stream.
+int64_t rows_per_item(int64_t rows, int threads);
+
+}  // namespace fathom
