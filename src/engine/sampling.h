@@ -17,7 +17,7 @@ struct SamplingOptions {
   double presence_penalty = 0;    ///< subtracted once from generated tokens' logits
   double frequency_penalty = 0;   ///< subtracted per occurrence among generated tokens
   uint64_t seed = 0;
-  int64_t logprobs = -1;          ///< −1: none; n ≥ 0: of the chosen token and of the n likeliest
+  int64_t logprobs = -1;  ///< −1: none; n ≥ 0: of the chosen token and of the n likeliest
 };
 
 struct TokenLogprob {
@@ -27,7 +27,7 @@ struct TokenLogprob {
 
 struct SampledToken {
   int32_t token = 0;
-  double logprob = 0;                     ///< of the model's own distribution; only if asked for
+  double logprob = 0;                      ///< of the model's own distribution; only if asked for
   std::vector<TokenLogprob> top_logprobs;  ///< likeliest first; only if asked for
 };
 
@@ -42,6 +42,10 @@ class Sampler {
   SampledToken sample(std::span<const float> logits);
 
  private:
+  /// A random token among those that top_k, then top_p (of what top_k left), then min_p keep; `best` is the likeliest.
+  int32_t draw(std::span<const float> logits, int32_t best);
+  void add_logprobs(std::span<const float> logits, SampledToken& sampled);
+
   SamplingOptions options_;
   std::mt19937_64 random_;
   std::unordered_map<int32_t, int64_t> generated_;
