@@ -1,0 +1,204 @@
+#include "cli/options.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <charconv>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "formats/json.h"
+
+namespace fathom {
+
+namespace {
+
+/// `DIR/generation_config.json`; an empty object where there is none.
+nlohmann::json read_generation_config(const std::string& directory) {
+  const std::string path = directory + "/generation_config.json";
+  if (!file_exists(path)) return nlohmann::json::object();
+  nlohmann::json json = read_json_file(path, size_t{1} << 20);
+  if (!json.is_object()) throw_bad_input("{}: expected a JSON object", path);
+  return json;
+}
+
+/// A number of generation_config.json, or nothing if it is absent or null.
+std::optional<double> generation_number(const nlohmann::json& json, const std::string& directory, const char* field) {
+  const auto found = json.find(field);
+  if (found == json.end() || found->is_null()) return std::nullopt;
+  if (!found->is_number()) {
+    throw_bad_input("{}/generation_config.json: {} must be a number, found {}", directory, field, found->dump());
+  }
+  return found->get<double>();
+}
+
+void add_unique(std::vector<int32_t>& ids, int64_t id) {
+  if (id < 0 || id > INT32_MAX) return;
+  if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(static_cast<int32_t>(id));
+}
+
+}  // namespace
+
+void ModelArguments::add_to(CLI::App& command) {
+  command.add_option("--model,-m", directory, "Directory of a checkpoint in the Hugging Face layout")
+      ->required()
+      ->type_name("DIR");
+  command
+      .add_option("--compute", compute,
+                  "Arithmetic: fp32 (the reference), bf16 (activations rounded to BF16), w8a8 (FP8 weights times FP8 "
+                  "activations, as the official kernels)")
+      ->check(CLI::IsMember({"fp32", "bf16", "w8a8"}))
+      ->type_name("MODE")
+      ->capture_default_str();
+  command.add_option("--threads", threads, "Threads to compute with; 0 is one per hardware thread")
+      ->check(CLI::Range(0, 4096))
+      ->type_name("N")
+      ->capture_default_str();
+  command.add_option("--context", context, "Most tokens of prompt and answer together")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->type_name("N");
+}
+
+std::unique_ptr<Session> ModelArguments::open(int64_t default_context) const {
+  SessionOptions options;
+  options.compute = *compute_mode_from_name(compute);
+  options.threads = threads;
+  options.context = context ? *context : default_context;
+  if (!context) {
+    const ModelConfig config = read_model_config(directory);
+    if (config.max_position_embeddings > 0) {
+      options.context = std::min(options.context, config.max_position_embeddings);
+    }
+  }
+  return std::make_unique<Session>(directory, options);
+}
+
+void SamplingArguments::add_to(CLI::App& command) {
+  const char* group = "Sampling";
+  command
+      .add_option("--temperature", temperature,
+                  "0 takes the likeliest token; 1 leaves the model's distribution as it is. Without it, what "
+                  "generation_config.json says if it has do_sample, else 0")
+      ->type_name("X")
+      ->group(group);
+  command.add_option("--top-p", top_p, "Draw among the least set of tokens with this probability together")
+      ->type_name("X")
+      ->group(group);
+  command.add_option("--top-k", top_k, "Draw among the N likeliest tokens; 0 is off")->type_name("N")->group(group);
+  command.add_option("--min-p", min_p, "Drop tokens less likely than this share of the likeliest")
+      ->type_name("X")
+      ->group(group);
+  command
+      .add_option("--repetition-penalty", repetition_penalty,
+                  "Divide (if negative: multiply) the logits of tokens that occur in prompt or answer; 1 is off")
+      ->type_name("X")
+      ->group(group);
+  command
+      .add_option("--presence-penalty", presence_penalty, "Subtract from the logits of tokens that occur in the answer")
+      ->type_name("X")
+      ->group(group);
+  command.add_option("--frequency-penalty", frequency_penalty, "The same, once per occurrence")
+      ->type_name("X")
+      ->group(group);
+  command.add_option("--seed", seed, "Seed of the random draws")->type_name("N")->group(group);
+}
+
+SamplingOptions SamplingArguments::resolve(const std::string& directory, uint64_t default_seed) const {
+  SamplingOptions options;
+  options.temperature = 0;
+  const nlohmann::json generation_config = read_generation_config(directory);
+  const auto do_sample = generation_config.find("do_sample");
+  if (do_sample != generation_config.end() && do_sample->is_boolean() && do_sample->get<bool>()) {
+    options.temperature = generation_number(generation_config, directory, "temperature").value_or(0.6);
+    options.top_p = generation_number(generation_config, directory, "top_p").value_or(1);
+    options.top_k = static_cast<int64_t>(generation_number(generation_config, directory, "top_k").value_or(0));
+  }
+  if (temperature) options.temperature = *temperature;
+  if (top_p) options.top_p = *top_p;
+  if (top_k) options.top_k = *top_k;
+  if (min_p) options.min_p = *min_p;
+  if (repetition_penalty) options.repetition_penalty = *repetition_penalty;
+  if (presence_penalty) options.presence_penalty = *presence_penalty;
+  if (frequency_penalty) options.frequency_penalty = *frequency_penalty;
+  options.seed = seed.value_or(default_seed);
+  const Sampler checked(options);  // says now, before a model is opened, what is out of range
+  return options;
+}
+
+std::unique_ptr<Tokenizer> load_tokenizer_if_present(const std::string& directory) {
+  if (!file_exists(directory + "/tokenizer.json")) return nullptr;
+  return Tokenizer::load(directory);
+}
+
+std::vector<int32_t> end_token_ids(const std::string& directory, const ModelConfig& config,
+                                   const Tokenizer* tokenizer) {
+  std::vector<int32_t> ids;
+  for (const int64_t id : config.eos_token_ids) add_unique(ids, id);
+  const nlohmann::json generation_config = read_generation_config(directory);
+  const auto eos = generation_config.find("eos_token_id");
+  if (eos != generation_config.end()) {
+    const nlohmann::json list = eos->is_array() ? *eos : nlohmann::json::array({*eos});
+    for (const nlohmann::json& id : list) {
+      if (id.is_number_integer()) add_unique(ids, id.get<int64_t>());
+    }
+  }
+  if (tokenizer != nullptr) {
+    const auto id = tokenizer->added_token(read_tokenizer_config(directory).eos_token);
+    if (id) add_unique(ids, *id);
+  }
+  return ids;
+}
+
+ChatFormat chat_format(const std::string& directory, const TokenizerConfig& config, const std::string& name) {
+  if (name == "v3") return ChatFormat::deepseek_v3;
+  if (name == "r1") return ChatFormat::deepseek_r1;
+  if (name == "v31") return ChatFormat::deepseek_v31;
+  if (config.chat_format) return *config.chat_format;
+  throw_bad_input(
+      "{}: the checkpoint has {}; name one of Fathom's with --format v3, r1 or v31, or use `fathom generate` for plain "
+      "completion",
+      directory,
+      config.has_chat_template ? "a chat template that is none of those Fathom knows (DeepSeek-V3, R1, V3.1)"
+                               : "no chat template");
+}
+
+void check_chat_tokens(const std::string& directory, const Tokenizer& tokenizer, const TokenizerConfig& config) {
+  for (const std::string& token : {config.bos_token, std::string("<｜User｜>"), std::string("<｜Assistant｜>")}) {
+    if (!token.empty() && !tokenizer.added_token(token)) {
+      throw_bad_input(
+          "{}/tokenizer.json: no token {}, which the chat template needs; use `fathom generate` for plain "
+          "completion",
+          directory, token);
+    }
+  }
+}
+
+std::vector<int32_t> parse_ids(const std::string& text, const std::string& source) {
+  std::vector<int32_t> ids;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t comma = std::min(text.find(',', begin), text.size());
+    size_t first = begin;
+    size_t last = comma;
+    while (first < last && text[first] == ' ') ++first;
+    while (last > first && text[last - 1] == ' ') --last;
+    int32_t id = 0;
+    const auto parsed = std::from_chars(text.data() + first, text.data() + last, id);
+    if (parsed.ec != std::errc() || parsed.ptr != text.data() + last) {
+      throw_bad_input("{}: expected token ids like 1,2,3; found \"{}\"", source, text.substr(first, last - first));
+    }
+    ids.push_back(id);
+    begin = comma + 1;
+  }
+  return ids;
+}
+
+void check_ids(const std::vector<int32_t>& ids, int64_t vocab_size, const std::string& source) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= vocab_size) {
+      throw_bad_input("{}: token {} at position {} is outside the model's vocabulary of {}", source, ids[i], i,
+                      vocab_size);
+    }
+  }
+}
+
+}  // namespace fathom

@@ -1,0 +1,67 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/generate.h"
+#include "engine/session.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace CLI {
+class App;
+}
+
+namespace fathom {
+
+/// `--model`, `--compute`, `--threads`, `--context`: how a command opens a model.
+struct ModelArguments {
+  std::string directory;
+  std::string compute = "bf16";
+  int threads = 0;
+  std::optional<int64_t> context;
+
+  void add_to(CLI::App& command);
+  /// `context` where the user gave none: `default_context`, but no more than the model has positions.
+  std::unique_ptr<Session> open(int64_t default_context) const;
+};
+
+/// `--temperature` to `--seed`: how tokens are drawn. What the user leaves out comes from the checkpoint's
+/// `generation_config.json` if that says `do_sample` (temperature, 0.6 if it names none; top_p; top_k), else it is
+/// greedy.
+struct SamplingArguments {
+  std::optional<double> temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
+  std::optional<int64_t> top_k;
+  std::optional<uint64_t> seed;
+
+  void add_to(CLI::App& command);
+  SamplingOptions resolve(const std::string& directory, uint64_t default_seed) const;
+};
+
+/// `DIR/tokenizer.json`, or nothing where the checkpoint has none.
+std::unique_ptr<Tokenizer> load_tokenizer_if_present(const std::string& directory);
+
+/// The ids that end an answer: what config.json, generation_config.json and tokenizer_config.json name.
+std::vector<int32_t> end_token_ids(const std::string& directory, const ModelConfig& config, const Tokenizer* tokenizer);
+
+/// The format that `--format` names ("v3", "r1", "v31") or, without it, the checkpoint's own. `bad_input` if the
+/// checkpoint has no template, or one that Fathom does not know: the sentence says which, and to use `fathom generate`
+/// for plain completion.
+ChatFormat chat_format(const std::string& directory, const TokenizerConfig& config, const std::string& name);
+
+/// Checks that the template of the format can be written with this tokenizer. `bad_input` names the missing control
+/// token.
+void check_chat_tokens(const std::string& directory, const Tokenizer& tokenizer, const TokenizerConfig& config);
+
+/// Token ids from "1,2,3" (blanks allowed). `bad_input` names the piece that is none.
+std::vector<int32_t> parse_ids(const std::string& text, const std::string& source);
+
+/// Throws `bad_input` naming the position if an id is outside [0, vocab_size).
+void check_ids(const std::vector<int32_t>& ids, int64_t vocab_size, const std::string& source);
+
+/// Exit code of a command that the user stopped with Ctrl-C, as shells report it.
+inline constexpr int kInterruptedExitCode = 130;
+
+}  // namespace fathom
