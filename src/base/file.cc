@@ -146,6 +146,7 @@ OutputFile::~OutputFile() {
 }
 
 void OutputFile::write(const void* data, size_t bytes) {
+  if (bytes == 0) return;  // an empty tensor may come with a null pointer
   const char* next = static_cast<const char*>(data);
   written_ += bytes;
   if (buffer_.size() + bytes < kBufferBytes) {

@@ -1,6 +1,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -14,9 +15,10 @@ namespace fathom {
 /// A Hugging Face checkpoint directory, opened: headers read, data mapped and untouched.
 class Checkpoint {
  public:
-  /// With `model.safetensors.index.json`: every shard that it names; else `model.safetensors`, else every `model*.safetensors`.
-  /// `bad_input`: no directory, no config, no weights, a missing shard, a broken header, a tensor that the index puts into a file that
-  /// lacks it, a tensor in two files.
+  /// With `model.safetensors.index.json`: every shard that it names; else `model.safetensors`, else every
+  /// `model*.safetensors`. `bad_input`: no directory, no config, no weights, a missing shard, a broken header, a tensor
+  /// that the index puts into a file that lacks it, an index that names a file outside the directory, a tensor in two
+  /// files. Tensors that the config does not know are kept.
   explicit Checkpoint(const std::string& directory);
 
   const std::string& directory() const { return directory_; }
@@ -25,6 +27,9 @@ class Checkpoint {
   /// The tensor, or `bad_input` naming it and the directory.
   TensorView tensor(std::string_view name) const;
   const std::vector<std::unique_ptr<SafetensorsFile>>& files() const { return files_; }
+  /// `metadata.total_size` of the index: bytes of all tensors as its writer counted them. Nothing without index or
+  /// entry.
+  std::optional<uint64_t> index_total_size() const { return index_total_size_; }
 
  private:
   struct Place {
@@ -35,6 +40,7 @@ class Checkpoint {
   ModelConfig config_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::unordered_map<std::string, Place> places_;
+  std::optional<uint64_t> index_total_size_;
 };
 
 }  // namespace fathom

@@ -12,6 +12,9 @@
 
 namespace fathom {
 
+/// A name that came from outside, for a sentence: control characters escaped, at most 160 bytes.
+std::string printable_name(std::string_view name);
+
 /// One tensor as the header of a safetensors file declares it.
 struct SafetensorsEntry {
   std::string name;
@@ -23,11 +26,13 @@ struct SafetensorsEntry {
 
 /// Parses and checks the header of a safetensors file of `file_bytes` bytes, of which `head` holds at least the header.
 ///
-/// Refused with `bad_input`, naming `source` and the tensor: a file shorter than its header says; a header over 512 MB or
-/// that is not JSON; duplicate names; unknown dtypes; negative or overflowing shapes; byte ranges that are outside the file, reversed,
-/// overlapping, leave holes, or don't fit dtype × shape.
-/// Source: the safetensors format document (8-byte little-endian header size, JSON header, data; "data_offsets" relative to the data).
-std::vector<SafetensorsEntry> parse_safetensors_header(std::string_view head, uint64_t file_bytes, std::string_view source,
+/// Refused with `bad_input`, naming `source` and the tensor: a file shorter than its header says; a header over 512 MB
+/// or that is not JSON; duplicate names; unknown dtypes; more than 8 axes; negative or overflowing shapes; byte ranges
+/// that are outside the file, reversed, overlapping, leave holes, or don't fit dtype × shape. The entries come in the
+/// order of their data. Source: the safetensors format document (8-byte little-endian header size, JSON header, data;
+/// "data_offsets" relative to the data).
+std::vector<SafetensorsEntry> parse_safetensors_header(std::string_view head, uint64_t file_bytes,
+                                                       std::string_view source,
                                                        std::map<std::string, std::string>* metadata = nullptr);
 
 /// A mapped safetensors file. Opening reads the header only.
@@ -40,6 +45,7 @@ class SafetensorsFile {
   const std::vector<SafetensorsEntry>& entries() const { return entries_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const SafetensorsEntry* find(std::string_view name) const;
+  /// The format does not promise alignment: `data` of a 4-byte type may lie at any address.
   TensorView view(const SafetensorsEntry& entry) const;
 
  private:
@@ -49,8 +55,9 @@ class SafetensorsFile {
   std::unordered_map<std::string, size_t> index_;
 };
 
-/// Writes a safetensors file in one pass: all tensors are declared first, then their bytes follow in the declared order, in pieces of any
-/// size. The header is padded so that data starts at a multiple of 64. Final name only after `commit` (see OutputFile).
+/// Writes a safetensors file in one pass: all tensors are declared first, then their bytes follow in the declared
+/// order, in pieces of any size. The header is padded so that data starts at a multiple of 64. Final name only after
+/// `commit` (see OutputFile).
 class SafetensorsWriter {
  public:
   struct Declared {

@@ -10,33 +10,38 @@ namespace fathom {
 
 /// What a tensor is for; `inspect` counts by it, `synth` and the converters choose precision by it.
 enum class TensorRole {
-  embedding,        ///< model.embed_tokens
-  head,             ///< lm_head
-  norm,             ///< any RMSNorm gain, 1-D
-  attention,        ///< projections of the attention
-  dense_mlp,        ///< gate/up/down of a dense layer
-  router,           ///< mlp.gate.weight
-  router_bias,      ///< mlp.gate.e_score_correction_bias
-  shared_expert,    ///< gate/up/down of the shared experts
-  routed_expert,    ///< gate/up/down of one routed expert
-  mtp_projection,   ///< eh_proj
-  mtp_embedding,    ///< the MTP layer's copy of the embedding; may be absent, then the main one is used
-  mtp_head,         ///< the MTP layer's copy of the head; may be absent
+  embedding,       ///< model.embed_tokens
+  head,            ///< lm_head
+  norm,            ///< any RMSNorm gain, 1-D
+  attention,       ///< projections of the attention
+  dense_mlp,       ///< gate/up/down of a dense layer
+  router,          ///< mlp.gate.weight
+  router_bias,     ///< mlp.gate.e_score_correction_bias
+  shared_expert,   ///< gate/up/down of the shared experts
+  routed_expert,   ///< gate/up/down of one routed expert
+  mtp_projection,  ///< eh_proj
+  mtp_embedding,   ///< the MTP layer's copy of the embedding; may be absent, then the main one is used
+  mtp_head,        ///< the MTP layer's copy of the head; may be absent
 };
 
 /// One row of the table of a model's tensors.
 struct TensorSpec {
-  std::string name;   ///< as on the hub
-  Shape shape;        ///< [out, in] or [n]
+  std::string name;  ///< as on the hub
+  Shape shape;       ///< [out, in] or [n]
   TensorRole role;
-  int64_t layer = -1;     ///< −1 outside the layers
-  int64_t expert = -1;    ///< routed expert's id, else −1
-  bool quantizable = false;  ///< stored in FP8 with `NAME_scale_inv` in FP8 checkpoints (linear layers but gate, head, eh_proj)
-  bool optional = false;     ///< a checkpoint may leave it out
+  int64_t layer = -1;   ///< −1 outside the layers
+  int64_t expert = -1;  ///< routed expert's id, else −1
+  bool quantizable =
+      false;  ///< stored in FP8 with `NAME_scale_inv` in FP8 checkpoints (linear layers but gate, head, eh_proj)
+  bool optional = false;  ///< a checkpoint may leave it out
 };
 
 /// Every tensor of a model with this config, in checkpoint order; scales (`weight_scale_inv`) are not listed apart.
 /// Source: shared names of the published checkpoint (DeepSeek-V3 README_WEIGHTS, model.safetensors.index.json).
 std::vector<TensorSpec> tensor_table(const ModelConfig& config);
+
+/// Shape of `NAME_scale_inv` for a quantized matrix [out, in]: one scale per block, cut-off blocks at the edges
+/// included.
+Shape scale_shape(const Shape& weight, const Fp8Config& fp8);
 
 }  // namespace fathom
