@@ -1,0 +1,404 @@
+// fathom generate: completes one prompt or a file of prompts.
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/interrupt.h"
+#include "base/progress.h"
+#include "cli/commands.h"
+#include "cli/lines.h"
+#include "cli/options.h"
+#include "cli/result_file.h"
+#include "engine/chat_prompt.h"
+#include "formats/json.h"
+
+namespace fathom {
+
+namespace {
+
+struct GenerateArguments {
+  ModelArguments model;
+  SamplingArguments sampling;
+  std::string prompt, ids, input_file, output_file;
+  bool has_prompt = false, has_ids = false;
+  bool chat = false, thinking = false;
+  std::string system, format;
+  int64_t max_new_tokens = 256;
+  std::vector<std::string> stop;
+  bool ignore_eos = false, no_bos = false, json = false;
+  int64_t logprobs = -1;
+};
+
+/// One thing to complete.
+struct Prompt {
+  std::string where;            ///< for sentences
+  nlohmann::ordered_json echo;  ///< how the result names it: "prompt", and "prompt_ids" or "messages"
+  std::vector<int32_t> ids;
+};
+
+class GenerateCommand {
+ public:
+  explicit GenerateCommand(const GenerateArguments& arguments)
+      : arguments_(arguments),
+        sampling_(arguments.sampling.resolve(arguments.model.directory, 0)),
+        tokenizer_(load_tokenizer_if_present(arguments.model.directory)),
+        tokenizer_config_(read_tokenizer_config(arguments.model.directory)) {
+    sampling_.logprobs = arguments_.logprobs;
+    if (arguments_.logprobs >= 0 && !arguments_.json && arguments_.output_file.empty()) {
+      throw_bad_input("--logprobs needs --json or --output-file to show them in");
+    }
+    if (!arguments_.stop.empty() && !tokenizer_) {
+      throw_bad_input("{}: --stop needs a tokenizer.json, and there is none", arguments_.model.directory);
+    }
+    for (const std::string& stop : arguments_.stop) {
+      if (stop.empty()) throw_bad_input("--stop: a stop string must not be empty");
+    }
+    if (arguments_.chat) need_chat_format();
+  }
+
+  int run() {
+    read_prompts();
+    if (prompts_.empty()) throw_bad_input("{}: there is no prompt in it", arguments_.input_file);
+
+    std::unique_ptr<ResultFile> file;
+    if (!arguments_.output_file.empty()) {
+      file = std::make_unique<ResultFile>(
+          arguments_.output_file, static_cast<int64_t>(prompts_.size()),
+          [this](int64_t index, const nlohmann::json& line) { return belongs(index, line); });
+      if (file->complete()) {
+        note(fmt::format("{} already holds all {} results", arguments_.output_file, prompts_.size()));
+        return 0;
+      }
+    }
+    open_session();
+    if (file) file->open();
+
+    const bool several = prompts_.size() > 1;
+    std::unique_ptr<Progress> progress;
+    if (file || (arguments_.json && several && ::isatty(STDOUT_FILENO) == 0)) {
+      progress = std::make_unique<Progress>("generate", prompts_.size(), "prompts");
+    }
+    const int64_t first = file ? file->kept() : 0;
+    if (progress) progress->advance(static_cast<uint64_t>(first));
+    for (auto index = static_cast<size_t>(first); index < prompts_.size(); ++index) {
+      const bool plain = !file && !arguments_.json;
+      if (plain && several) write_stdout(fmt::format("[{}] {}\n", index, heading(prompts_[index])));
+      const Generation result = complete(index, plain);
+      if (plain) {
+        write_stdout(several ? "\n\n" : "\n");
+      }
+      if (interrupted()) {
+        progress.reset();
+        if (file) {
+          note(fmt::format("interrupted; {} of {} results are in {}.partial, the same command goes on from there",
+                           index, prompts_.size(), arguments_.output_file));
+        }
+        return kInterruptedExitCode;
+      }
+      if (!plain) {
+        const std::string line = json_line(result_json(index, result));
+        if (file) {
+          file->append(line);
+        } else {
+          write_stdout(line);
+        }
+      }
+      if (progress) progress->advance();
+    }
+    progress.reset();
+    if (file) {
+      file->commit();
+      const std::string kept = first > 0 ? fmt::format(" ({} kept from an earlier run)", first) : std::string();
+      note(fmt::format("{} results in {}{}", prompts_.size(), arguments_.output_file, kept));
+    }
+    return 0;
+  }
+
+ private:
+  static void note(const std::string& text) { fmt::print(stderr, "fathom: {}\n", text); }
+
+  /// The prompt's beginning, on one line.
+  static std::string heading(const Prompt& prompt) {
+    constexpr size_t kLongest = 72;
+    if (!prompt.echo.at("prompt").is_string()) return fmt::format("{} tokens", prompt.ids.size());
+    std::string text = prompt.echo.at("prompt").get<std::string>();
+    std::replace(text.begin(), text.end(), '\n', ' ');
+    if (text.size() <= kLongest) return text;
+    size_t end = kLongest;
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;  // not inside a character
+    return text.substr(0, end) + "…";
+  }
+
+  void need_chat_format() {
+    if (chat_format_) return;
+    need_tokenizer("a conversation");
+    chat_format_ = chat_format(arguments_.model.directory, tokenizer_config_, arguments_.format);
+    check_chat_tokens(arguments_.model.directory, *tokenizer_, tokenizer_config_);
+  }
+
+  void need_tokenizer(const char* what) const {
+    if (tokenizer_) return;
+    throw_bad_input("{}: {} needs a tokenizer.json, and there is none; give token ids with --ids",
+                    arguments_.model.directory, what);
+  }
+
+  void read_prompts() {
+    if (arguments_.has_ids) {
+      add_ids(parse_ids(arguments_.ids, "--ids"), "--ids");
+      return;
+    }
+    if (arguments_.has_prompt) {
+      add_text(arguments_.prompt, "--prompt");
+      return;
+    }
+    const bool json_lines = arguments_.input_file.ends_with(".jsonl");
+    LineReader reader(arguments_.input_file);
+    std::string line;
+    while (reader.next(line)) {
+      check_interrupt();
+      if (line.ends_with('\r')) line.pop_back();
+      if (json_lines) {
+        add_json(parse_json(line, reader.where()), reader.where());
+      } else {
+        add_text(line, reader.where());
+      }
+    }
+  }
+
+  void add_json(const nlohmann::json& json, const std::string& where) {
+    if (!json.is_object())
+      throw_bad_input("{}: expected a JSON object with \"prompt\", \"ids\" or \"messages\"", where);
+    if (json.contains("prompt") + json.contains("ids") + json.contains("messages") != 1) {
+      throw_bad_input("{}: expected exactly one of \"prompt\", \"ids\" and \"messages\"", where);
+    }
+    if (json.contains("prompt")) {
+      if (!json.at("prompt").is_string()) throw_bad_input("{}: \"prompt\" must be a string", where);
+      add_text(json.at("prompt").get<std::string>(), where);
+    } else if (json.contains("ids")) {
+      std::vector<int32_t> ids;
+      if (!json.at("ids").is_array()) throw_bad_input("{}: \"ids\" must be a list of token ids", where);
+      for (const nlohmann::json& id : json.at("ids")) {
+        if (!id.is_number_integer() || id < 0 || id > INT32_MAX) {
+          throw_bad_input("{}: \"ids\" must be a list of token ids, found {}", where, id.dump());
+        }
+        ids.push_back(id.get<int32_t>());
+      }
+      add_ids(std::move(ids), where);
+    } else {
+      std::vector<ChatTurn> turns;
+      for (ChatMessage& message : chat_messages_from_json(json.at("messages"), where)) {
+        turns.push_back({std::move(message), std::nullopt});
+      }
+      need_chat_format();
+      add({where, {{"prompt", nullptr}, {"messages", json.at("messages")}}, chat_ids(turns)});
+    }
+  }
+
+  void add_ids(std::vector<int32_t> ids, const std::string& where) {
+    add({where, {{"prompt", nullptr}, {"prompt_ids", ids}}, ids});
+  }
+
+  void add_text(const std::string& text, const std::string& where) {
+    need_tokenizer("a text prompt");
+    std::vector<int32_t> ids;
+    if (arguments_.chat) {
+      std::vector<ChatTurn> turns;
+      if (!arguments_.system.empty()) turns.push_back({{"system", arguments_.system, {}}, std::nullopt});
+      turns.push_back({{"user", text, {}}, std::nullopt});
+      ids = chat_ids(turns);
+    } else {
+      try {
+        ids = tokenizer_->encode(text);
+      } catch (const Error& error) {
+        throw Error(error.kind(), where + ": " + error.what());
+      }
+      const auto bos = tokenizer_->added_token(tokenizer_config_.bos_token);
+      if (tokenizer_config_.add_bos_token && bos && !arguments_.no_bos) ids.insert(ids.begin(), *bos);
+    }
+    add({where, nlohmann::ordered_json::object({{"prompt", text}}), std::move(ids)});
+  }
+
+  std::vector<int32_t> chat_ids(const std::vector<ChatTurn>& turns) const {
+    ChatOptions options;
+    options.thinking = arguments_.thinking;
+    return chat_prompt_ids(*tokenizer_, tokenizer_config_, *chat_format_, turns, options);
+  }
+
+  void add(Prompt prompt) {
+    if (prompt.ids.empty()) {
+      throw_bad_input("{}: the prompt is empty, and no begin-of-text token is put in front of it", prompt.where);
+    }
+    prompts_.push_back(std::move(prompt));
+  }
+
+  /// Opens the model and checks every prompt against it, so that a batch does not break off in the middle.
+  void open_session() {
+    size_t longest = 0;
+    for (const Prompt& prompt : prompts_) longest = std::max(longest, prompt.ids.size());
+    session_ = arguments_.model.open(static_cast<int64_t>(longest) + arguments_.max_new_tokens);
+    for (const Prompt& prompt : prompts_) {
+      check_ids(prompt.ids, session_->config().vocab_size, prompt.where);
+      if (static_cast<int64_t>(prompt.ids.size()) > session_->context()) {
+        throw_bad_input("{}: the prompt has {} tokens, the context only {}", prompt.where, prompt.ids.size(),
+                        session_->context());
+      }
+    }
+    if (!arguments_.ignore_eos) {
+      end_tokens_ = end_token_ids(arguments_.model.directory, session_->config(), tokenizer_.get());
+    }
+  }
+
+  Generation complete(size_t index, bool stream) {
+    GenerationRequest request;
+    request.prompt = prompts_[index].ids;
+    request.sampling = sampling_;
+    request.sampling.seed += index;  // equal prompts in a batch get different draws
+    request.max_new_tokens = arguments_.max_new_tokens;
+    request.end_tokens = end_tokens_;
+    request.stop = arguments_.stop;
+    GenerationCallbacks callbacks;
+    callbacks.on_prefill = [](int64_t, int64_t) { check_interrupt(); };
+    bool first = true;
+    callbacks.on_token = [&](int32_t token, std::string_view text) {
+      if (stream && tokenizer_) write_stdout(text);
+      if (stream && !tokenizer_) write_stdout(fmt::format("{}{}", first ? "" : ",", token));
+      first = false;
+      return !interrupted();
+    };
+    return generate(*session_, tokenizer_.get(), request, callbacks);
+  }
+
+  nlohmann::ordered_json token_json(int32_t token, double logprob) const {
+    nlohmann::ordered_json json = {{"token", token}};
+    if (tokenizer_) json["text"] = tokenizer_->decode({token});
+    json["logprob"] = logprob;
+    return json;
+  }
+
+  nlohmann::ordered_json result_json(size_t index, const Generation& result) const {
+    nlohmann::ordered_json json = {{"index", index}};
+    json.update(prompts_[index].echo);
+    json["tokens"] = result.tokens;
+    json["text"] = tokenizer_ ? nlohmann::ordered_json(result.text) : nlohmann::ordered_json(nullptr);
+    json["finish_reason"] = finish_reason_name(result.finish_reason);
+    const GenerationTimings& timings = result.timings;
+    const auto rounded = [](double value) { return std::round(value * 1000) / 1000; };
+    json["timings"] = {
+        {"prefill_tokens", timings.prefill_tokens},  {"reused_tokens", timings.reused_tokens},
+        {"prefill_ms", rounded(timings.prefill_ms)}, {"decode_tokens", timings.decode_tokens},
+        {"decode_ms", rounded(timings.decode_ms)},   {"tokens_per_second", rounded(timings.tokens_per_second())}};
+    if (arguments_.logprobs >= 0) {
+      nlohmann::ordered_json list = nlohmann::ordered_json::array();
+      for (const SampledToken& sampled : result.logprobs) {
+        nlohmann::ordered_json entry = token_json(sampled.token, sampled.logprob);
+        entry["top"] = nlohmann::ordered_json::array();
+        for (const TokenLogprob& top : sampled.top_logprobs) entry["top"].push_back(token_json(top.token, top.logprob));
+        list.push_back(std::move(entry));
+      }
+      json["logprobs"] = std::move(list);
+    }
+    return json;
+  }
+
+  /// A line of an earlier run is the result of prompt `index`.
+  bool belongs(int64_t index, const nlohmann::json& line) const {
+    if (!line.is_object() || !line.contains("index") || line.at("index") != index || !line.contains("tokens"))
+      return false;
+    const nlohmann::json echo = prompts_[static_cast<size_t>(index)].echo;
+    return std::all_of(echo.items().begin(), echo.items().end(), [&](const auto& item) {
+      return line.contains(item.key()) && line.at(item.key()) == item.value();
+    });
+  }
+
+  GenerateArguments arguments_;
+  SamplingOptions sampling_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  TokenizerConfig tokenizer_config_;
+  std::optional<ChatFormat> chat_format_;
+  std::vector<Prompt> prompts_;
+  std::unique_ptr<Session> session_;
+  std::vector<int32_t> end_tokens_;
+};
+
+}  // namespace
+
+void add_generate_command(CLI::App& app, int& exit_code) {
+  CLI::App& command = *app.add_subcommand("generate", "Complete a prompt, or a file of prompts");
+  auto arguments = std::make_shared<GenerateArguments>();
+  arguments->model.add_to(command);
+
+  const char* input = "Input (one of --prompt, --ids, --input-file)";
+  CLI::Option_group& source = *command.add_option_group("input");
+  source.require_option(1);
+  CLI::Option* prompt = source.add_option("--prompt,-p", arguments->prompt, "The text to complete")->type_name("TEXT");
+  CLI::Option* ids =
+      source.add_option("--ids", arguments->ids, "Token ids, as 1,2,3; no tokenizer is needed")->type_name("IDS");
+  source
+      .add_option(
+          "--input-file", arguments->input_file,
+          "One prompt a line (\"-\": standard input); in FILE.jsonl every line is an object with \"prompt\", \"ids\" "
+          "or \"messages\"")
+      ->type_name("FILE");
+  CLI::Option* chat =
+      command.add_flag("--chat", arguments->chat, "Every text prompt is what a user says to the model")->group(input);
+  command.add_option("--system", arguments->system, "With --chat: the system prompt")
+      ->type_name("TEXT")
+      ->needs(chat)
+      ->group(input);
+  command.add_flag("--thinking", arguments->thinking, "Conversations: let a V3.1 model think first")->group(input);
+  command.add_option("--format", arguments->format, "Conversations: this chat template instead of the checkpoint's")
+      ->check(CLI::IsMember({"v3", "r1", "v31"}))
+      ->type_name("NAME")
+      ->group(input);
+  command.add_flag("--no-bos", arguments->no_bos, "Do not put the begin-of-text token in front of text prompts")
+      ->group(input);
+
+  const char* end = "End of the answer";
+  command.add_option("--max-new-tokens,-n", arguments->max_new_tokens, "Most tokens to generate for a prompt")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->type_name("N")
+      ->capture_default_str()
+      ->group(end);
+  command.add_option("--stop", arguments->stop, "End before this text; may be given several times")
+      ->type_name("TEXT")
+      ->allow_extra_args(false)
+      ->group(end);
+  command.add_flag("--ignore-eos", arguments->ignore_eos, "Go on after the model's end token")->group(end);
+
+  arguments->sampling.add_to(command);
+
+  const char* output = "Output";
+  command.add_flag("--json", arguments->json, "Print one JSON object per prompt on a line")->group(output);
+  command
+      .add_option("--output-file,--out,-o", arguments->output_file,
+                  "Write these objects to FILE; resumes an interrupted one")
+      ->type_name("FILE")
+      ->group(output);
+  command
+      .add_option("--logprobs", arguments->logprobs,
+                  "Log-probabilities of each token and of the N likeliest in its place")
+      ->check(CLI::Range(0, 1000))
+      ->type_name("N")
+      ->group(output);
+  command.footer(
+      "Examples:\n"
+      "  fathom generate --model DIR --prompt 'The sea is' --max-new-tokens 50\n"
+      "  fathom generate --model DIR --chat --input-file questions.txt --output-file answers.jsonl\n"
+      "  fathom generate --model DIR --ids 0,3085,344 --json --logprobs 5\n"
+      "\n"
+      "A batch is checked whole before the first prompt runs: a bad line stops it with a sentence and exit code 2.\n"
+      "Results go to FILE.partial as they finish, and FILE gets its name when all are there; the same command after "
+      "an\n"
+      "interruption keeps what is there if index and prompt agree. Prompt number i uses the seed plus i.");
+  command.callback([arguments, prompt, ids, &exit_code] {
+    arguments->has_prompt = prompt->count() > 0;
+    arguments->has_ids = ids->count() > 0;
+    exit_code = GenerateCommand(*arguments).run();
+  });
+}
+
+}  // namespace fathom
