@@ -104,4 +104,25 @@ Shape scale_shape(const Shape& weight, const Fp8Config& fp8) {
   return {(weight[0] + fp8.block_rows - 1) / fp8.block_rows, (weight[1] + fp8.block_cols - 1) / fp8.block_cols};
 }
 
+std::vector<StoredTensor> stored_tensors(const ModelConfig& config) {
+  DType plain = DType::bf16;
+  if (config.torch_dtype == "float32") plain = DType::f32;
+  if (config.torch_dtype == "float16") plain = DType::f16;
+  const std::vector<TensorSpec> table = tensor_table(config);
+  std::vector<StoredTensor> tensors;
+  tensors.reserve(config.fp8 ? 2 * table.size() : table.size());
+  for (size_t row = 0; row < table.size(); ++row) {
+    const TensorSpec& spec = table[row];
+    if (spec.role == TensorRole::head && spec.optional) continue;
+    DType dtype = plain;
+    if (spec.role == TensorRole::router_bias) dtype = DType::f32;
+    if (spec.quantizable && config.fp8) dtype = DType::f8_e4m3;
+    tensors.push_back({spec.name, dtype, spec.shape, row});
+    if (dtype == DType::f8_e4m3) {
+      tensors.push_back({spec.name + "_scale_inv", DType::f32, scale_shape(spec.shape, *config.fp8), row, true});
+    }
+  }
+  return tensors;
+}
+
 }  // namespace fathom

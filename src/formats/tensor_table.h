@@ -44,4 +44,18 @@ std::vector<TensorSpec> tensor_table(const ModelConfig& config);
 /// included.
 Shape scale_shape(const Shape& weight, const Fp8Config& fp8);
 
+/// One tensor as a checkpoint stores it.
+struct StoredTensor {
+  std::string name;
+  DType dtype;
+  Shape shape;
+  size_t row = 0;         ///< the row of `tensor_table` that it belongs to
+  bool is_scale = false;  ///< the `weight_scale_inv` of that row
+};
+
+/// Everything that a published checkpoint of this config holds, in order: with `config.fp8` the quantizable matrices in
+/// FP8, each followed by its F32 scales; all else in `config.torch_dtype` (BF16 unless it is float32 or float16), the
+/// router bias in F32. The MTP layer's copies of embedding and head are there; a tied head is not.
+std::vector<StoredTensor> stored_tensors(const ModelConfig& config);
+
 }  // namespace fathom
