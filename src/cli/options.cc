@@ -3,41 +3,11 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/file.h"
-#include "formats/json.h"
 
 namespace fathom {
-
-namespace {
-
-/// `DIR/generation_config.json`; an empty object where there is none.
-nlohmann::json read_generation_config(const std::string& directory) {
-  const std::string path = directory + "/generation_config.json";
-  if (!file_exists(path)) return nlohmann::json::object();
-  nlohmann::json json = read_json_file(path, size_t{1} << 20);
-  if (!json.is_object()) throw_bad_input("{}: expected a JSON object", path);
-  return json;
-}
-
-/// A number of generation_config.json, or nothing if it is absent or null.
-std::optional<double> generation_number(const nlohmann::json& json, const std::string& directory, const char* field) {
-  const auto found = json.find(field);
-  if (found == json.end() || found->is_null()) return std::nullopt;
-  if (!found->is_number()) {
-    throw_bad_input("{}/generation_config.json: {} must be a number, found {}", directory, field, found->dump());
-  }
-  return found->get<double>();
-}
-
-void add_unique(std::vector<int32_t>& ids, int64_t id) {
-  if (id < 0 || id > INT32_MAX) return;
-  if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(static_cast<int32_t>(id));
-}
-
-}  // namespace
 
 void ModelArguments::add_to(CLI::App& command) {
   command.add_option("--model,-m", directory, "Directory of a checkpoint in the Hugging Face layout")
@@ -104,15 +74,7 @@ void SamplingArguments::add_to(CLI::App& command) {
 }
 
 SamplingOptions SamplingArguments::resolve(const std::string& directory, uint64_t default_seed) const {
-  SamplingOptions options;
-  options.temperature = 0;
-  const nlohmann::json generation_config = read_generation_config(directory);
-  const auto do_sample = generation_config.find("do_sample");
-  if (do_sample != generation_config.end() && do_sample->is_boolean() && do_sample->get<bool>()) {
-    options.temperature = generation_number(generation_config, directory, "temperature").value_or(0.6);
-    options.top_p = generation_number(generation_config, directory, "top_p").value_or(1);
-    options.top_k = static_cast<int64_t>(generation_number(generation_config, directory, "top_k").value_or(0));
-  }
+  SamplingOptions options = default_sampling(directory);
   if (temperature) options.temperature = *temperature;
   if (top_p) options.top_p = *top_p;
   if (top_k) options.top_k = *top_k;
@@ -128,25 +90,6 @@ SamplingOptions SamplingArguments::resolve(const std::string& directory, uint64_
 std::unique_ptr<Tokenizer> load_tokenizer_if_present(const std::string& directory) {
   if (!file_exists(directory + "/tokenizer.json")) return nullptr;
   return Tokenizer::load(directory);
-}
-
-std::vector<int32_t> end_token_ids(const std::string& directory, const ModelConfig& config,
-                                   const Tokenizer* tokenizer) {
-  std::vector<int32_t> ids;
-  for (const int64_t id : config.eos_token_ids) add_unique(ids, id);
-  const nlohmann::json generation_config = read_generation_config(directory);
-  const auto eos = generation_config.find("eos_token_id");
-  if (eos != generation_config.end()) {
-    const nlohmann::json list = eos->is_array() ? *eos : nlohmann::json::array({*eos});
-    for (const nlohmann::json& id : list) {
-      if (id.is_number_integer()) add_unique(ids, id.get<int64_t>());
-    }
-  }
-  if (tokenizer != nullptr) {
-    const auto id = tokenizer->added_token(read_tokenizer_config(directory).eos_token);
-    if (id) add_unique(ids, *id);
-  }
-  return ids;
 }
 
 ChatFormat chat_format(const std::string& directory, const TokenizerConfig& config, const std::string& name) {

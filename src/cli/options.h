@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/generate.h"
+#include "engine/generation_config.h"
 #include "engine/session.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -42,9 +43,6 @@ struct SamplingArguments {
 
 /// `DIR/tokenizer.json`, or nothing where the checkpoint has none.
 std::unique_ptr<Tokenizer> load_tokenizer_if_present(const std::string& directory);
-
-/// The ids that end an answer: what config.json, generation_config.json and tokenizer_config.json name.
-std::vector<int32_t> end_token_ids(const std::string& directory, const ModelConfig& config, const Tokenizer* tokenizer);
 
 /// The format that `--format` names ("v3", "r1", "v31") or, without it, the checkpoint's own. `bad_input` if the
 /// checkpoint has no template, or one that Fathom does not know: the sentence says which, and to use `fathom generate`
