@@ -38,9 +38,21 @@ Weight dense_weight(DType dtype, const void* data, int64_t rows, int64_t cols, i
   return weight;
 }
 
-void Operand::reserve(int64_t T, int64_t K) {
-  data_.reserve(static_cast<size_t>(T * padded(K)) * sizeof(float));
-  scales_.reserve(static_cast<size_t>(T * (padded(K) / kPadding)) * sizeof(float));
+bool same_operand_form(const Weight& a, const Weight& b, OperandRounding rounding) {
+  const LinearKernels& kernels = linear_kernels();
+  return a.dtype == b.dtype && kernels.operand_form(a, rounding) == kernels.operand_form(b, rounding);
+}
+
+OperandView Operand::view(int64_t first_row) const {
+  const size_t element = form_ == OperandForm::f32 ? sizeof(float) : sizeof(uint16_t);
+  OperandView view;
+  view.form = form_;
+  view.rounding = rounding_;
+  view.data = data_.as<std::byte>() + static_cast<size_t>(first_row * stride_) * element;
+  view.scales = has_scales_ ? scales_.as<float>() + first_row * scale_stride_ : nullptr;
+  view.stride = stride_;
+  view.scale_stride = scale_stride_;
+  return view;
 }
 
 void Operand::prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, const Weight& weight,
@@ -48,14 +60,12 @@ void Operand::prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, co
   const bool fp8_rounding = rounding == OperandRounding::fp8 || rounding == OperandRounding::fp8_ue8m0;
   rounding_ = fp8_rounding && weight.dtype != DType::f8_e4m3 ? OperandRounding::none : rounding;
   form_ = linear_kernels().operand_form(weight, rounding_);
-  rows_ = T;
-  cols_ = K;
   stride_ = padded(K);
-  scales_used_ = fp8_rounding && rounding_ == rounding;
+  has_scales_ = fp8_rounding && rounding_ == rounding;
   scale_stride_ = (K + kActivationGroup - 1) / kActivationGroup;
-  data_.reserve(static_cast<size_t>(T * stride_) * (form_ == Form::f32 ? sizeof(float) : sizeof(uint16_t)));
-  if (scales_used_) scales_.reserve(static_cast<size_t>(T * scale_stride_) * sizeof(float));
-  const auto row = [&](int64_t t, int) { prepare_row(x + t * x_stride, t); };
+  data_.reserve(static_cast<size_t>(T * stride_) * (form_ == OperandForm::f32 ? sizeof(float) : sizeof(uint16_t)));
+  if (has_scales_) scales_.reserve(static_cast<size_t>(T * scale_stride_) * sizeof(float));
+  const auto row = [&](int64_t t, int) { prepare_row(x + t * x_stride, K, t); };
   if (team != nullptr && T > 1) {
     team->parallel_for(T, row);
   } else {
@@ -63,47 +73,47 @@ void Operand::prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, co
   }
 }
 
-void Operand::prepare_row(const float* x, int64_t t) {
+void Operand::prepare_row(const float* x, int64_t K, int64_t t) {
   const LinearKernels& kernels = linear_kernels();
   auto* wide = data_.as<float>() + t * stride_;
   auto* narrow = data_.as<uint16_t>() + t * stride_;
-  if (scales_used_) {
+  if (has_scales_) {
     // Codes become their values: exact in BF16 and in float32.
     constexpr int64_t kPiece = 4096;
     uint8_t codes[kPiece];
     float values[kPiece];
-    for (int64_t begin = 0; begin < cols_; begin += kPiece) {
-      const int64_t n = std::min(kPiece, cols_ - begin);
+    for (int64_t begin = 0; begin < K; begin += kPiece) {
+      const int64_t n = std::min(kPiece, K - begin);
       quantize_activation(x + begin, n, rounding_ == OperandRounding::fp8_ue8m0, codes,
                           scales_.as<float>() + t * scale_stride_ + begin / kActivationGroup);
       for (int64_t k = 0; k < n; ++k) values[k] = e4m3_to_f32(codes[k]);
-      if (form_ == Form::bf16_lanes) {
+      if (form_ == OperandForm::bf16_lanes) {
         kernels.to_bf16_lanes(values, n, narrow + begin);
       } else {
         std::copy(values, values + n, wide + begin);
       }
     }
-    if (form_ == Form::f32) std::fill(wide + cols_, wide + stride_, 0.0f);
+    if (form_ == OperandForm::f32) std::fill(wide + K, wide + stride_, 0.0f);
     return;
   }
   switch (form_) {
-    case Form::bf16:
-      kernels.to_bf16(x, cols_, narrow);
-      std::fill(narrow + cols_, narrow + stride_, uint16_t{0});
+    case OperandForm::bf16:
+      kernels.to_bf16(x, K, narrow);
+      std::fill(narrow + K, narrow + stride_, uint16_t{0});
       break;
-    case Form::bf16_lanes: kernels.to_bf16_lanes(x, cols_, narrow); break;
-    case Form::f32:
+    case OperandForm::bf16_lanes: kernels.to_bf16_lanes(x, K, narrow); break;
+    case OperandForm::f32:
       if (rounding_ == OperandRounding::bf16) {
-        for (int64_t k = 0; k < cols_; ++k) wide[k] = round_to_bf16(x[k]);
+        for (int64_t k = 0; k < K; ++k) wide[k] = round_to_bf16(x[k]);
       } else {
-        std::copy(x, x + cols_, wide);
+        std::copy(x, x + K, wide);
       }
-      std::fill(wide + cols_, wide + stride_, 0.0f);
+      std::fill(wide + K, wide + stride_, 0.0f);
       break;
   }
 }
 
-void linear_rows(const Operand& x, const int32_t* row_index, int64_t T, const Weight& weight, int64_t row_begin,
+void linear_rows(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& weight, int64_t row_begin,
                  int64_t row_end, float* y, int64_t y_stride) {
   linear_kernels().linear_rows(x, row_index, T, weight, row_begin, row_end, y, y_stride);
 }
@@ -119,7 +129,7 @@ int64_t rows_per_item(int64_t rows, int threads) {
   return std::clamp<int64_t>((share + 3) / 4 * 4, 4, 64);
 }
 
-void linear(const Operand& x, int64_t T, std::initializer_list<LinearJob> jobs, ThreadTeam& team) {
+void linear(const OperandView& x, int64_t T, std::initializer_list<LinearJob> jobs, ThreadTeam& team) {
   int64_t rows = 0;
   for (const LinearJob& job : jobs) rows += job.weight->rows;
   const int64_t step = rows_per_item(rows, team.size());

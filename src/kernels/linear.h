@@ -36,8 +36,29 @@ enum class OperandRounding {
   fp8_ue8m0,  ///< the same with the scale raised to a power of two
 };
 
-/// Activations made ready for products with weights of one type: rounded, padded with zeros, and in the element order that the kernel
-/// reads. Reused from call to call without allocation once it has seen its greatest size.
+/// How a kernel reads activations.
+enum class OperandForm {
+  f32,         ///< float32, natural order (already rounded as asked)
+  bf16,        ///< BF16, natural order
+  bf16_lanes,  ///< BF16 in the order in which 64 FP8 codes unpack on AVX-512: within each 64, bytes 0–7 of the four 16-byte lanes, then 8–15
+};
+
+/// Prepared activations, somebody else's memory. Rows are padded with zeros to a multiple of 64 elements.
+struct OperandView {
+  OperandForm form = OperandForm::f32;
+  OperandRounding rounding = OperandRounding::none;
+  const void* data = nullptr;
+  const float* scales = nullptr;  ///< [rows, scale_stride], one per 128 channels; null unless rounded to FP8
+  int64_t stride = 0;             ///< elements from one row to the next
+  int64_t scale_stride = 0;
+
+  const float* f32_row(int64_t t) const { return static_cast<const float*>(data) + t * stride; }
+  const uint16_t* bf16_row(int64_t t) const { return static_cast<const uint16_t*>(data) + t * stride; }
+  const float* row_scales(int64_t t) const { return scales != nullptr ? scales + t * scale_stride : nullptr; }
+};
+
+/// Activations made ready for products with weights of one type: rounded, padded, and in the element order that the kernel reads.
+/// Memory is reused from call to call.
 class Operand {
  public:
   /// Prepares x [T, K] f32 (rows `x_stride` apart) for `weight`-like matrices: the type and the block shape decide the form. `fp8`
@@ -45,36 +66,22 @@ class Operand {
   void prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, const Weight& weight, OperandRounding rounding,
                ThreadTeam* team);
 
-  /// Memory for up to T rows of K elements, so that `prepare` does not allocate.
-  void reserve(int64_t T, int64_t K);
-
-  enum class Form {
-    f32,         ///< float32, natural order (already rounded as asked)
-    bf16,        ///< BF16, natural order
-    bf16_lanes,  ///< BF16 in the order in which 64 FP8 codes unpack on AVX-512: within each 64, bytes 0–7 of the four 16-byte lanes, then 8–15
-  };
-  Form form() const { return form_; }
-  int64_t rows() const { return rows_; }
-  int64_t cols() const { return cols_; }
-  OperandRounding rounding() const { return rounding_; }
-  const float* f32_row(int64_t t) const { return data_.as<float>() + t * stride_; }
-  const uint16_t* bf16_row(int64_t t) const { return data_.as<uint16_t>() + t * stride_; }
-  /// Scales of row t, one per 128 channels; null unless rounded to FP8.
-  const float* scales(int64_t t) const { return scales_used_ ? scales_.as<float>() + t * scale_stride_ : nullptr; }
+  OperandView view(int64_t first_row = 0) const;
 
  private:
-  void prepare_row(const float* x, int64_t t);
+  void prepare_row(const float* x, int64_t K, int64_t t);
 
-  Form form_ = Form::f32;
+  OperandForm form_ = OperandForm::f32;
   OperandRounding rounding_ = OperandRounding::none;
-  int64_t rows_ = 0;
-  int64_t cols_ = 0;
   int64_t stride_ = 0;
   int64_t scale_stride_ = 0;
-  bool scales_used_ = false;
+  bool has_scales_ = false;
   Buffer data_;
   Buffer scales_;
 };
+
+/// An operand prepared for `a` also serves `b`.
+bool same_operand_form(const Weight& a, const Weight& b, OperandRounding rounding);
 
 /// y[t, r − row_begin] = Σ_k x[t, k] · W[r, k] for rows [row_begin, row_end) of W, on this thread.
 ///
@@ -83,7 +90,7 @@ class Operand {
 ///
 /// Shapes:  x [·, K], T rows of it; y rows `y_stride` floats apart.
 /// Source:  block-scaled product as in DeepSeek-V3 report §3.3.2: Σ over blocks of 128 of (exact block sum) × scale_x × scale_w.
-void linear_rows(const Operand& x, const int32_t* row_index, int64_t T, const Weight& weight, int64_t row_begin,
+void linear_rows(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& weight, int64_t row_begin,
                  int64_t row_end, float* y, int64_t y_stride);
 
 /// y[t, k] = (accumulate ? y[t, k] : 0) + Σ_r x[t, r] · W[row_begin + r, k], r in [0, row_end − row_begin), on this thread: the product with the
@@ -101,7 +108,7 @@ struct LinearJob {
 };
 
 /// All rows of each weight of the group on the whole team: y = x Wᵀ.
-void linear(const Operand& x, int64_t T, std::initializer_list<LinearJob> jobs, ThreadTeam& team);
+void linear(const OperandView& x, int64_t T, std::initializer_list<LinearJob> jobs, ThreadTeam& team);
 
 /// Rows of work items of `rows` rows in all: few enough that a team stays balanced, many enough to stream.
 int64_t rows_per_item(int64_t rows, int threads);

@@ -65,8 +65,8 @@ struct Avx2Vec {
   }
 };
 
-Operand::Form operand_form(const Weight&, OperandRounding) {
-  return Operand::Form::f32;
+OperandForm operand_form(const Weight&, OperandRounding) {
+  return OperandForm::f32;
 }
 
 }  // namespace

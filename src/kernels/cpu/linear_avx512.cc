@@ -203,9 +203,9 @@ void dot_tokens(const uint16_t* const* x, const float* const* x_scale, const Wei
   }
 }
 
-void linear_rows_avx512(const Operand& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
+void linear_rows_avx512(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
                         int64_t row_end, float* y, int64_t y_stride) {
-  if (x.form() == Operand::Form::f32) {
+  if (x.form == OperandForm::f32) {
     return linear_rows_generic<Avx512Vec>(x, row_index, T, w, row_begin, row_end, y, y_stride);
   }
   // Tokens outermost: a tile's activations and the item's rows of weights both stay in the second-level cache.
@@ -217,7 +217,7 @@ void linear_rows_avx512(const Operand& x, const int32_t* row_index, int64_t T, c
     for (int t = 0; t < n; ++t) {
       const int64_t source = row_index != nullptr ? row_index[t0 + t] : t0 + t;
       xs[t] = x.bf16_row(source);
-      scales[t] = x.scales(source);
+      scales[t] = x.row_scales(source);
       ys[t] = y + (t0 + t) * y_stride;
     }
     switch (n) {
@@ -229,13 +229,13 @@ void linear_rows_avx512(const Operand& x, const int32_t* row_index, int64_t T, c
   }
 }
 
-Operand::Form operand_form(const Weight& w, OperandRounding rounding) {
-  if (w.dtype == DType::bf16 && rounding == OperandRounding::bf16) return Operand::Form::bf16;
+OperandForm operand_form(const Weight& w, OperandRounding rounding) {
+  if (w.dtype == DType::bf16 && rounding == OperandRounding::bf16) return OperandForm::bf16;
   // A segment of 64 or 128 columns must lie in one block of scales.
   if (w.dtype == DType::f8_e4m3 && rounding != OperandRounding::none && w.block_cols % 64 == 0) {
-    return Operand::Form::bf16_lanes;
+    return OperandForm::bf16_lanes;
   }
-  return Operand::Form::f32;
+  return OperandForm::f32;
 }
 
 void to_bf16(const float* x, int64_t K, uint16_t* out) {

@@ -117,7 +117,7 @@ void linear_tile(const float* const* x, const float* const* x_scale, const Weigh
 }
 
 template <class V, WeightKind kind, bool cast>
-void linear_rows_kind(const Operand& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
+void linear_rows_kind(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
                       int64_t row_end, float* y, int64_t y_stride) {
   constexpr int kTokens = V::max_tokens;
   for (int64_t t0 = 0; t0 < T; t0 += kTokens) {
@@ -128,7 +128,7 @@ void linear_rows_kind(const Operand& x, const int32_t* row_index, int64_t T, con
     for (int t = 0; t < n; ++t) {
       const int64_t source = row_index != nullptr ? row_index[t0 + t] : t0 + t;
       xs[t] = x.f32_row(source);
-      scales[t] = x.scales(source);
+      scales[t] = x.row_scales(source);
       ys[t] = y + (t0 + t) * y_stride;
     }
     int64_t r = row_begin;
@@ -161,7 +161,7 @@ void linear_rows_kind(const Operand& x, const int32_t* row_index, int64_t T, con
 }
 
 template <class V>
-void linear_rows_generic(const Operand& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
+void linear_rows_generic(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
                          int64_t row_end, float* y, int64_t y_stride) {
   switch (weight_kind(w)) {
     case WeightKind::f32:
@@ -171,7 +171,7 @@ void linear_rows_generic(const Operand& x, const int32_t* row_index, int64_t T, 
     case WeightKind::f16:
       return linear_rows_kind<V, WeightKind::f16, false>(x, row_index, T, w, row_begin, row_end, y, y_stride);
     case WeightKind::e4m3:
-      if (x.rounding() == OperandRounding::none) {
+      if (x.rounding == OperandRounding::none) {
         return linear_rows_kind<V, WeightKind::e4m3, true>(x, row_index, T, w, row_begin, row_end, y, y_stride);
       }
       return linear_rows_kind<V, WeightKind::e4m3, false>(x, row_index, T, w, row_begin, row_end, y, y_stride);

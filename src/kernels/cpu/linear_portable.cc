@@ -58,8 +58,8 @@ struct PortableVec {
   }
 };
 
-Operand::Form operand_form(const Weight&, OperandRounding) {
-  return Operand::Form::f32;
+OperandForm operand_form(const Weight&, OperandRounding) {
+  return OperandForm::f32;
 }
 
 }  // namespace

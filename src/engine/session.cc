@@ -1,0 +1,119 @@
+#include "engine/session.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "model/transformer.h"
+
+namespace fathom {
+
+struct Session::Data {
+  Data(std::unique_ptr<Model> opened, const SessionOptions& wanted)
+      : options(wanted),
+        team(wanted.threads),
+        model(std::move(opened)),
+        cache(model->config, model->cache_dtype(), wanted.context),
+        workspace(*model, std::min(wanted.prefill_chunk, wanted.context), team.size()),
+        logits(static_cast<size_t>(model->config.vocab_size)) {
+    tokens.reserve(static_cast<size_t>(options.context));
+  }
+
+  // Computes `count` tokens behind those held and appends them.
+  void append(const int32_t* ids, int64_t count, AttentionForm form, bool want_logits) {
+    const Span span{&cache, static_cast<int64_t>(tokens.size()), 0, count, form};
+    forward(*model, {{ids, static_cast<size_t>(count)}, {&span, 1}}, workspace, team);
+    if (want_logits) {
+      const auto last = static_cast<int32_t>(count - 1);
+      compute_logits(*model, model->weights.lm_head, {&last, 1}, workspace, team, logits.data());
+    }
+    tokens.insert(tokens.end(), ids, ids + count);
+  }
+
+  void check(int32_t token) const {
+    if (token < 0 || token >= model->config.vocab_size) {
+      throw_bad_input("Token id {} is outside the model's vocabulary of {} tokens.", token, model->config.vocab_size);
+    }
+  }
+
+  SessionOptions options;
+  ThreadTeam team;
+  std::unique_ptr<Model> model;
+  LatentCache cache;
+  Workspace workspace;
+  std::vector<float> logits;
+  std::vector<int32_t> tokens;
+  int64_t reused = 0;
+};
+
+Session::Session(const std::string& directory, const SessionOptions& options) {
+  auto model = open_model(directory, options.compute);
+  const int64_t most = model->config.max_position_embeddings;
+  if (options.context < 1) throw_bad_input("The context must be at least 1 position; it is {}.", options.context);
+  if (options.prefill_chunk < 1) throw_bad_input("The prefill chunk must be at least 1 token; it is {}.", options.prefill_chunk);
+  if (most > 0 && options.context > most) {
+    throw_bad_input("A context of {} positions was asked for; {} allows {} (max_position_embeddings).", options.context, directory,
+                    most);
+  }
+  data_ = std::make_unique<Data>(std::move(model), options);
+}
+
+Session::~Session() = default;
+
+const ModelConfig& Session::config() const {
+  return data_->model->config;
+}
+
+int64_t Session::context() const {
+  return data_->options.context;
+}
+
+std::span<const float> Session::prefill(std::span<const int32_t> tokens,
+                                        const std::function<void(int64_t, int64_t)>& progress) {
+  Data& d = *data_;
+  if (tokens.empty()) throw_bad_input("The prompt is empty: it has no tokens.");
+  if (static_cast<int64_t>(tokens.size()) > d.options.context) {
+    throw_bad_input("The prompt has {} tokens; the context holds {}.", tokens.size(), d.options.context);
+  }
+  for (int32_t token : tokens) d.check(token);
+
+  const size_t most = std::min(tokens.size(), d.tokens.size());
+  auto common = static_cast<size_t>(std::mismatch(tokens.begin(), tokens.begin() + most, d.tokens.begin()).first - tokens.begin());
+  // The last token is computed even if it is held: its logits are not.
+  common = std::min(common, tokens.size() - 1);
+  d.tokens.resize(common);
+  d.reused = static_cast<int64_t>(common);
+  const auto total = static_cast<int64_t>(tokens.size() - common);
+  const AttentionForm form = choose_attention(d.model->config, total, d.reused);
+  for (int64_t done = 0; done < total;) {
+    const int64_t count = std::min(d.workspace.max_tokens, total - done);
+    d.append(tokens.data() + common + done, count, form, done + count == total);
+    done += count;
+    if (progress) progress(done, total);
+  }
+  return d.logits;
+}
+
+std::span<const float> Session::decode(int32_t token) {
+  Data& d = *data_;
+  d.check(token);
+  if (static_cast<int64_t>(d.tokens.size()) >= d.options.context) {
+    throw_bad_input("The context of {} positions is full.", d.options.context);
+  }
+  d.append(&token, 1, AttentionForm::absorbed, true);
+  return d.logits;
+}
+
+const std::vector<int32_t>& Session::tokens() const {
+  return data_->tokens;
+}
+
+int64_t Session::reused_tokens() const {
+  return data_->reused;
+}
+
+void Session::clear() {
+  data_->tokens.clear();
+  data_->reused = 0;
+}
+
+}  // namespace fathom

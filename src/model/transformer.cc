@@ -1,0 +1,193 @@
+#include "model/transformer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "kernels/norm.h"
+#include "model/mla.h"
+#include "model/moe.h"
+
+namespace fathom {
+namespace {
+
+void reserve_floats(Buffer& buffer, int64_t count) {
+  buffer.reserve(static_cast<size_t>(count) * sizeof(float));
+}
+
+void report_latents(const Model& model, int64_t layer, const Batch& batch, ForwardProbe& probe) {
+  const ModelConfig& config = model.config;
+  const auto T = static_cast<int64_t>(batch.tokens.size());
+  const int64_t width = config.kv_lora_rank + config.qk_rope_head_dim;
+  std::vector<float> row(static_cast<size_t>(width));
+  std::vector<float> c_kv;
+  std::vector<float> k_pe;
+  for (const Span& span : batch.spans) {
+    for (int64_t i = 0; i < span.length; ++i) {
+      span.cache->read(layer, span.position + i, row.data());
+      c_kv.insert(c_kv.end(), row.begin(), row.begin() + config.kv_lora_rank);
+      k_pe.insert(k_pe.end(), row.begin() + config.kv_lora_rank, row.end());
+    }
+  }
+  probe.values(layer, "c_kv", c_kv.data(), T, config.kv_lora_rank);
+  probe.values(layer, "k_pe", k_pe.data(), T, config.qk_rope_head_dim);
+}
+
+void add(float* to, const float* what, int64_t T, int64_t n, ThreadTeam& team) {
+  team.parallel_for(T, [&](int64_t t, int) {
+    for (int64_t k = t * n; k < (t + 1) * n; ++k) to[k] += what[k];
+  });
+}
+
+void normalise(const float* x, const TensorView& gain, const Model& model, int64_t T, float* y, ThreadTeam& team) {
+  const int64_t n = model.config.hidden_size;
+  team.parallel_for(T, [&](int64_t t, int) {
+    rms_norm(x + t * n, n, gain, static_cast<float>(model.config.rms_norm_eps), y + t * n);
+  });
+}
+
+// x = x + Attn(norm(x)); x = x + FFN(norm(x)), on workspace.hidden.
+void transformer_layer(const Model& model, int64_t layer, const Batch& batch, Workspace& ws, ThreadTeam& team,
+                       ForwardProbe* probe) {
+  const LayerWeights& weights = model.weights.layers[static_cast<size_t>(layer)];
+  const auto T = static_cast<int64_t>(batch.tokens.size());
+  const int64_t hidden = model.config.hidden_size;
+  auto* x = ws.hidden.as<float>();
+
+  normalise(x, weights.input_layernorm, model, T, ws.normed.as<float>(), team);
+  latent_attention(model, layer, batch, ws, team);
+  add(x, ws.branch.as<float>(), T, hidden, team);
+
+  normalise(x, weights.post_attention_layernorm, model, T, ws.normed.as<float>(), team);
+  if (weights.moe) {
+    mixture_of_experts(model, layer, *weights.moe, T, ws, team);
+  } else {
+    dense_feed_forward(model, *weights.mlp, T, ws, team);
+  }
+  add(x, ws.branch.as<float>(), T, hidden, team);
+
+  if (probe == nullptr) return;
+  report_latents(model, layer, batch, *probe);
+  probe->values(layer, "hidden", x, T, hidden);
+  if (weights.moe) {
+    probe->indices(layer, "router.index", ws.router_index.as<int32_t>(), T, model.config.num_experts_per_tok);
+    probe->values(layer, "router.weight", ws.router_weight.as<float>(), T, model.config.num_experts_per_tok);
+    probe->values(layer, "router.score", ws.router_score.as<float>(), T, model.config.n_routed_experts);
+  }
+}
+
+void compute_angles(const Model& model, const Batch& batch, Workspace& ws) {
+  const int64_t d = model.config.qk_rope_head_dim;
+  for (const Span& span : batch.spans) {
+    for (int64_t i = 0; i < span.length; ++i) {
+      rope_angles(model.rope, span.position + i, ws.cos_sin.as<float>() + (span.first + i) * d);
+    }
+  }
+}
+
+}  // namespace
+
+OperandRounding Model::linear_rounding() const {
+  switch (compute) {
+    case ComputeMode::fp32: return OperandRounding::none;
+    case ComputeMode::bf16: return OperandRounding::bf16;
+    case ComputeMode::w8a8: break;
+  }
+  return config.fp8 && config.fp8->ue8m0 ? OperandRounding::fp8_ue8m0 : OperandRounding::fp8;
+}
+
+OperandRounding Model::unquantized_rounding() const {
+  return compute == ComputeMode::bf16 ? OperandRounding::bf16 : OperandRounding::none;
+}
+
+std::unique_ptr<Model> open_model(const std::string& directory, ComputeMode compute) {
+  auto model = std::make_unique<Model>();
+  model->checkpoint = std::make_unique<Checkpoint>(directory);
+  model->config = model->checkpoint->config();
+  model->weights = load_weights(*model->checkpoint);
+  model->rope = make_rope(model->config);
+  model->compute = compute;
+  return model;
+}
+
+Workspace::Workspace(const Model& model, int64_t most_tokens, int threads)
+    : max_tokens(most_tokens), scratch(static_cast<size_t>(threads)) {
+  const ModelConfig& c = model.config;
+  const int64_t T = most_tokens;
+  const int64_t E = std::max<int64_t>(c.n_routed_experts, 1);
+  const int64_t K = std::max<int64_t>(c.num_experts_per_tok, 1);
+  const int64_t moe_inner = (K + c.n_shared_experts) * c.moe_intermediate_size;
+  reserve_floats(hidden, T * c.hidden_size);
+  reserve_floats(normed, T * c.hidden_size);
+  reserve_floats(branch, T * c.hidden_size);
+  if (c.num_nextn_predict_layers > 0) reserve_floats(mtp_input, T * 2 * c.hidden_size);
+  reserve_floats(cos_sin, T * c.qk_rope_head_dim);
+  if (c.q_lora_rank) reserve_floats(q_latent, T * *c.q_lora_rank);
+  reserve_floats(q, T * c.num_attention_heads * c.qk_head_dim());
+  reserve_floats(kv_latent, T * (c.kv_lora_rank + c.qk_rope_head_dim));
+  reserve_floats(attended, T * c.num_attention_heads * c.v_head_dim);
+  reserve_floats(router_logits, T * E);
+  reserve_floats(router_score, T * E);
+  reserve_floats(router_index, T * K);
+  reserve_floats(router_weight, T * K);
+  reserve_floats(inner, T * std::max(c.intermediate_size, moe_inner));
+  expert_begin.resize(static_cast<size_t>(E) + 1);
+  slot_token.resize(static_cast<size_t>(T * K));
+  slot_weight.resize(static_cast<size_t>(T * K));
+  all_tokens.resize(static_cast<size_t>(T * K));
+  std::iota(all_tokens.begin(), all_tokens.end(), 0);
+  jobs.reserve(static_cast<size_t>(E) + 1);
+  item_begin.reserve(static_cast<size_t>(E) + 2);
+}
+
+void forward(const Model& model, const Batch& batch, Workspace& ws, ThreadTeam& team, ForwardProbe* probe) {
+  const auto T = static_cast<int64_t>(batch.tokens.size());
+  const int64_t hidden = model.config.hidden_size;
+  auto* x = ws.hidden.as<float>();
+  for (int64_t t = 0; t < T; ++t) {
+    convert_row_to_f32(model.weights.embed_tokens, batch.tokens[static_cast<size_t>(t)], x + t * hidden);
+  }
+  if (probe != nullptr) probe->values(-1, "embedding", x, T, hidden);
+  compute_angles(model, batch, ws);
+  for (int64_t layer = 0; layer < model.config.num_hidden_layers; ++layer) {
+    transformer_layer(model, layer, batch, ws, team, probe);
+  }
+  normalise(x, model.weights.norm, model, T, ws.normed.as<float>(), team);
+}
+
+void mtp_forward(const Model& model, int64_t depth, const Batch& batch, const float* previous_hidden, Workspace& ws,
+                 ThreadTeam& team, ForwardProbe* probe) {
+  const int64_t layer = model.config.num_hidden_layers + depth;
+  const MtpWeights& mtp = *model.weights.layers[static_cast<size_t>(layer)].mtp;
+  const auto T = static_cast<int64_t>(batch.tokens.size());
+  const int64_t hidden = model.config.hidden_size;
+  const auto eps = static_cast<float>(model.config.rms_norm_eps);
+  auto* input = ws.mtp_input.as<float>();
+  team.parallel_for(T, [&](int64_t t, int) {
+    float* embedding_half = input + t * 2 * hidden;
+    float* hidden_half = embedding_half + hidden;
+    convert_row_to_f32(mtp.embed_tokens, batch.tokens[static_cast<size_t>(t)], embedding_half);
+    rms_norm(embedding_half, hidden, mtp.enorm, eps, embedding_half);
+    rms_norm(previous_hidden + t * hidden, hidden, mtp.hnorm, eps, hidden_half);
+  });
+  ws.operand.prepare(input, T, 2 * hidden, 2 * hidden, mtp.eh_proj, model.unquantized_rounding(), &team);
+  linear(ws.operand.view(), T, {{&mtp.eh_proj, ws.hidden.as<float>(), hidden}}, team);
+  compute_angles(model, batch, ws);
+  transformer_layer(model, layer, batch, ws, team, probe);
+  normalise(ws.hidden.as<float>(), mtp.shared_head_norm, model, T, ws.normed.as<float>(), team);
+}
+
+void compute_logits(const Model& model, const Weight& head, std::span<const int32_t> rows, Workspace& ws, ThreadTeam& team,
+                    float* logits) {
+  const int64_t hidden = model.config.hidden_size;
+  const auto count = static_cast<int64_t>(rows.size());
+  auto* chosen = ws.branch.as<float>();
+  for (int64_t i = 0; i < count; ++i) {
+    std::memcpy(chosen + i * hidden, ws.normed.as<float>() + rows[static_cast<size_t>(i)] * hidden,
+                static_cast<size_t>(hidden) * sizeof(float));
+  }
+  ws.operand.prepare(chosen, count, hidden, hidden, head, model.unquantized_rounding(), &team);
+  linear(ws.operand.view(), count, {{&head, logits, head.rows}}, team);
+}
+
+}  // namespace fathom
