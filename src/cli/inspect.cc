@@ -1,10 +1,9 @@
-#include <fmt/core.h>
-
 #include <CLI/CLI.hpp>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/lines.h"
 #include "formats/inspect.h"
 
 namespace fathom {
@@ -18,10 +17,10 @@ void add_inspect_command(CLI::App& app, int& exit_code) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
       "inspect",
-      "Shows what a checkpoint holds: parameters by part, formats, bytes, cache size, and what is wrong with it");
+      "Show what a checkpoint holds: parameters by part, formats, bytes, cache size, and what is wrong with it");
   command->add_option("path", options->path, "A checkpoint directory, a config.json, or a preset (deepseek-v3, …)")
       ->required();
-  command->add_flag("--json", options->json, "Prints the report as JSON");
+  command->add_flag("--json", options->json, "Print the report as JSON");
   CLI::Option* context = command->add_option("--context", options->context,
                                              "Tokens for the size of the cache (default: the model's, at most 32768)");
   command->callback([options, context, &exit_code] {
@@ -29,9 +28,9 @@ void add_inspect_command(CLI::App& app, int& exit_code) {
     if (context->count() > 0) tokens = options->context;
     const InspectReport report = inspect(options->path, tokens);
     // Paths come from the file system and need not be UTF-8.
-    fmt::print("{}", options->json
-                         ? inspect_json(report).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"
-                         : inspect_text(report));
+    write_stdout(options->json
+                     ? inspect_json(report).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"
+                     : inspect_text(report));
     if (!report.problems.fatal.empty()) exit_code = 2;
   });
 }

@@ -165,11 +165,13 @@ bool directory_has_weights(const std::string& directory) {
 
 /// 671026419200 → "671,026,419,200".
 std::string exact(uint64_t value) {
-  std::string digits = std::to_string(value);
-  for (auto place = static_cast<int64_t>(digits.size()) - 3; place > 0; place -= 3) {
-    digits.insert(static_cast<size_t>(place), ",");
+  const std::string digits = std::to_string(value);
+  std::string text;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';
+    text += digits[i];
   }
-  return digits;
+  return text;
 }
 
 /// Three to five significant digits with a decimal prefix: "671.03 B", "688.57 GB".
