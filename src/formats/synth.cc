@@ -370,9 +370,9 @@ std::string byte_character(int byte) {
   return {static_cast<char>(0xc0 | (code >> 6)), static_cast<char>(0x80 | (code & 0x3f))};
 }
 
-ordered_json added_token(int64_t id, const std::string& content, bool special) {
-  return {{"id", id},        {"content", content},     {"single_word", false}, {"lstrip", false},
-          {"rstrip", false}, {"normalized", !special}, {"special", special}};
+ordered_json added_token(int64_t id, const std::string& content, bool special, bool normalized) {
+  return ordered_json{{"id", id},        {"content", content},       {"single_word", false}, {"lstrip", false},
+                      {"rstrip", false}, {"normalized", normalized}, {"special", special}};
 }
 
 /// A byte-level BPE vocabulary without merges: each byte of a text is a token. Ids of bos and eos are the config's; the
@@ -391,14 +391,14 @@ ordered_json random_model_tokenizer(const ModelConfig& config) {
   ordered_json added = ordered_json::array();
   const auto add_special = [&](int64_t id, const char* content) {
     vocab[content] = id;
-    added.push_back(added_token(id, content, true));
+    added.push_back(added_token(id, content, true, false));
   };
   add_special(bos, kBos);
   if (eos != bos) add_special(eos, kEos);
   add_special(next_id(), kPad);
   for (int byte = 0; byte < 256; ++byte) vocab[byte_character(byte)] = next_id();
   for (const char* content : kControlTokens) {
-    added.push_back(added_token(next_id(), content, std::string_view(content) == "<|EOT|>"));
+    added.push_back(added_token(next_id(), content, std::string_view(content) == "<|EOT|>", true));
   }
 
   const auto split = [](const char* pattern) {
