@@ -6,7 +6,8 @@
 
 namespace fathom {
 
-// Conversions between float32 and the small formats: round to nearest, ties to even; subnormals kept; sign of zero kept.
+// Conversions between float32 and the small formats: round to nearest, ties to even; subnormals kept; sign of zero
+// kept.
 
 inline float bf16_to_f32(uint16_t bits) {
   return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);

@@ -12,7 +12,8 @@ namespace fathom {
 /// A fixed set of threads that work on one loop at a time.
 ///
 /// The caller is thread 0 of the team; the others wait, spinning for a few ten microseconds after the last loop (decode
-/// starts a loop every few hundred) and then asleep. Loops do not nest and come from one thread at a time. The body must not throw.
+/// starts a loop every few hundred) and then asleep. Loops do not nest and come from one thread at a time. The body
+/// must not throw.
 class ThreadTeam {
  public:
   /// `threads` ≥ 1; 0 means one per hardware thread.
@@ -44,9 +45,9 @@ class ThreadTeam {
   void* context_ = nullptr;
   int64_t items_ = 0;
   bool stopping_ = false;
-  alignas(64) std::atomic<uint32_t> epoch_{0};    // one more for each loop; workers wait for it to move
-  alignas(64) std::atomic<int64_t> next_{0};      // next item to take
-  alignas(64) std::atomic<int32_t> running_{0};   // workers that have not finished the current loop
+  alignas(64) std::atomic<uint32_t> epoch_{0};   // one more for each loop; workers wait for it to move
+  alignas(64) std::atomic<int64_t> next_{0};     // next item to take
+  alignas(64) std::atomic<int32_t> running_{0};  // workers that have not finished the current loop
 };
 
 }  // namespace fathom

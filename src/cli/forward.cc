@@ -74,26 +74,31 @@ void run(const Arguments& arguments) {
 
 void add_forward_command(CLI::App& app, int& /*exit_code*/) {
   auto arguments = std::make_shared<Arguments>();
-  CLI::App* command = app.add_subcommand("forward", "Run a prompt and write the numbers themselves to a safetensors file");
+  CLI::App* command =
+      app.add_subcommand("forward", "Run a prompt and write the numbers themselves to a safetensors file");
   command->footer(
       "Tensor names: prompt, embedding, layer.I.hidden, layer.I.c_kv, layer.I.k_pe, layer.I.router.index (ascending),\n"
-      "layer.I.router.weight, layer.I.router.score, hidden.final, logits, greedy.tokens, greedy.logits, mtp.next_tokens,\n"
+      "layer.I.router.weight, layer.I.router.score, hidden.final, logits, greedy.tokens, greedy.logits, "
+      "mtp.next_tokens,\n"
       "mtp.hidden, mtp.logits, mtp.draft_tokens. With --positions: NAME_at_positions, last_logits, inverse_frequency.");
   command->add_option("--model", arguments->model, "Checkpoint directory in the Hugging Face layout")->required();
   command->add_option("--ids", arguments->ids, "Prompt as token ids: 1,2,3 (nothing is added)")->required();
   command->add_option("--compute", arguments->compute, "Arithmetic: fp32 (the reference), bf16 or w8a8")
       ->check(CLI::IsMember({"fp32", "bf16", "w8a8"}))
       ->capture_default_str();
-  command->add_option("--dump", arguments->dump, "What to write: any of logits,hidden,router,cache,mtp")->capture_default_str();
+  command->add_option("--dump", arguments->dump, "What to write: any of logits,hidden,router,cache,mtp")
+      ->capture_default_str();
   command->add_option("--out", arguments->out, "File to write")->required();
-  command->add_option("--greedy", arguments->greedy, "Continue greedily by so many tokens (greedy.tokens, greedy.logits)")
+  command
+      ->add_option("--greedy", arguments->greedy, "Continue greedily by so many tokens (greedy.tokens, greedy.logits)")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
       ->capture_default_str();
   command->add_option("--chunk", arguments->chunk, "Most tokens of the prompt in one pass")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
-  command->add_option("--attention", arguments->attention,
-                      "Formula of the latent attention: auto (by the lengths), expanded or absorbed")
+  command
+      ->add_option("--attention", arguments->attention,
+                   "Formula of the latent attention: auto (by the lengths), expanded or absorbed")
       ->check(CLI::IsMember({"auto", "expanded", "absorbed"}))
       ->capture_default_str();
   command->add_option("--positions", arguments->positions, "Keep only these positions' rows: 0,100,5999");

@@ -32,8 +32,17 @@ std::string unquoted(std::string_view text) {
 /// Where the template cuts the thoughts off an answer: R1's keeps what follows the last `</think>`, V3.1's what follows
 /// the first, V3's everything.
 size_t find_cut(ChatFormat format, std::string_view text, std::string_view think_end) {
-  if (format == ChatFormat::deepseek_v3) return std::string_view::npos;
-  return format == ChatFormat::deepseek_r1 ? text.rfind(think_end) : text.find(think_end);
+  switch (format) {
+    case ChatFormat::deepseek_v3:
+    case ChatFormat::deepseek_v3_first:
+      return std::string_view::npos;
+    case ChatFormat::deepseek_v31:
+      return text.find(think_end);
+    case ChatFormat::deepseek_r1:
+    case ChatFormat::deepseek_r1_first:
+      return text.rfind(think_end);
+  }
+  return std::string_view::npos;
 }
 
 /// The message with '<' quoted everywhere, but for the `</think>` of an answer that the template has to see.
@@ -122,11 +131,12 @@ ChatTurn remembered_answer(const Tokenizer& tokenizer, ChatFormat format, std::v
   turn.message.content = text.substr(cut + kThinkEnd.size());
   const auto end_token = tokenizer.added_token(kThinkEnd);
   if (!end_token) return turn;
-  const auto end = format == ChatFormat::deepseek_r1
-                       ? std::find(tokens.rbegin(), tokens.rend(), *end_token).base()
-                       : std::find_if(tokens.begin(), tokens.end(), [&, seen = false](int32_t id) mutable {
-                           return std::exchange(seen, seen || id == *end_token);
-                         });
+  const auto end = format == ChatFormat::deepseek_v31
+                       ? std::find_if(tokens.begin(), tokens.end(),
+                                      [&, seen = false](int32_t id) mutable {
+                                        return std::exchange(seen, seen || id == *end_token);
+                                      })
+                       : std::find(tokens.rbegin(), tokens.rend(), *end_token).base();
   std::vector<int32_t> after(end, tokens.end());
   // A model can also spell "</think>" with ordinary tokens; then the text is encoded anew.
   if (tokenizer.decode(after, true) == *turn.message.content) turn.tokens = std::move(after);

@@ -49,10 +49,11 @@ Session::Session(const std::string& directory, const SessionOptions& options) {
   auto model = open_model(directory, options.compute);
   const int64_t most = model->config.max_position_embeddings;
   if (options.context < 1) throw_bad_input("The context must be at least 1 position; it is {}.", options.context);
-  if (options.prefill_chunk < 1) throw_bad_input("The prefill chunk must be at least 1 token; it is {}.", options.prefill_chunk);
+  if (options.prefill_chunk < 1)
+    throw_bad_input("The prefill chunk must be at least 1 token; it is {}.", options.prefill_chunk);
   if (most > 0 && options.context > most) {
-    throw_bad_input("A context of {} positions was asked for; {} allows {} (max_position_embeddings).", options.context, directory,
-                    most);
+    throw_bad_input("A context of {} positions was asked for; {} allows {} (max_position_embeddings).", options.context,
+                    directory, most);
   }
   data_ = std::make_unique<Data>(std::move(model), options);
 }
@@ -77,7 +78,8 @@ std::span<const float> Session::prefill(std::span<const int32_t> tokens,
   for (int32_t token : tokens) d.check(token);
 
   const size_t most = std::min(tokens.size(), d.tokens.size());
-  auto common = static_cast<size_t>(std::mismatch(tokens.begin(), tokens.begin() + most, d.tokens.begin()).first - tokens.begin());
+  auto common = static_cast<size_t>(std::mismatch(tokens.begin(), tokens.begin() + most, d.tokens.begin()).first -
+                                    tokens.begin());
   // The last token is computed even if it is held: its logits are not.
   common = std::min(common, tokens.size() - 1);
   d.tokens.resize(common);

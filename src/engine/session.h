@@ -14,13 +14,13 @@ namespace fathom {
 
 struct SessionOptions {
   ComputeMode compute = ComputeMode::bf16;
-  int threads = 0;               ///< 0: one per hardware thread
-  int64_t context = 4096;        ///< most positions of a sequence; cache memory is taken as they fill
-  int64_t prefill_chunk = 512;   ///< most tokens of a prompt in one pass
+  int threads = 0;              ///< 0: one per hardware thread
+  int64_t context = 4096;       ///< most positions of a sequence; cache memory is taken as they fill
+  int64_t prefill_chunk = 512;  ///< most tokens of a prompt in one pass
 };
 
-/// A model opened from a checkpoint directory with one growing sequence and its latent cache: what `chat` and `generate` drive.
-/// One thread at a time.
+/// A model opened from a checkpoint directory with one growing sequence and its latent cache: what `chat` and
+/// `generate` drive. One thread at a time.
 class Session {
  public:
   /// `bad_input` for everything that is wrong with the checkpoint, or a context longer than the model's.
@@ -30,12 +30,14 @@ class Session {
   const ModelConfig& config() const;
   int64_t context() const;
 
-  /// Makes the sequence equal to `tokens` and returns the logits [V] that follow its last token. The longest common prefix with the
-  /// current sequence is kept (not computed again); `progress(done, total)` is called after each chunk and may throw to stop: the
-  /// sequence then holds what is done. `bad_input`: no tokens, more than `context`, an id outside the vocabulary.
+  /// Makes the sequence equal to `tokens` and returns the logits [V] that follow its last token. The longest common
+  /// prefix with the current sequence is kept (not computed again); `progress(done, total)` is called after each chunk
+  /// and may throw to stop: the sequence then holds what is done. `bad_input`: no tokens, more than `context`, an id
+  /// outside the vocabulary.
   std::span<const float> prefill(std::span<const int32_t> tokens,
                                  const std::function<void(int64_t done, int64_t total)>& progress = {});
-  /// Appends one token and returns the logits that follow it. Valid until the next call. `bad_input` if the context is full.
+  /// Appends one token and returns the logits that follow it. Valid until the next call. `bad_input` if the context is
+  /// full.
   std::span<const float> decode(int32_t token);
 
   /// Tokens whose cache is held.

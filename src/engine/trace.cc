@@ -78,8 +78,9 @@ void check(const Model& model, const std::vector<int32_t>& prompt, const TraceOp
   }
   const auto T = static_cast<int64_t>(prompt.size());
   if (config.max_position_embeddings > 0 && T + options.greedy_tokens > config.max_position_embeddings) {
-    throw_bad_input("The prompt has {} tokens and {} are to follow; the model has {} positions (max_position_embeddings).", T,
-                    options.greedy_tokens, config.max_position_embeddings);
+    throw_bad_input(
+        "The prompt has {} tokens and {} are to follow; the model has {} positions (max_position_embeddings).", T,
+        options.greedy_tokens, config.max_position_embeddings);
   }
   for (int64_t position : options.positions) {
     if (position < 0 || position >= T) throw_bad_input("Position {} is outside the prompt of {} tokens.", position, T);
@@ -108,8 +109,8 @@ void select_positions(std::vector<TracedTensor>& tensors, const std::vector<int6
 
 }  // namespace
 
-std::vector<TracedTensor> trace_forward(const Model& model, const std::vector<int32_t>& prompt, const TraceOptions& options,
-                                        ThreadTeam& team) {
+std::vector<TracedTensor> trace_forward(const Model& model, const std::vector<int32_t>& prompt,
+                                        const TraceOptions& options, ThreadTeam& team) {
   check(model, prompt, options);
   const ModelConfig& config = model.config;
   const auto T = static_cast<int64_t>(prompt.size());
@@ -134,7 +135,8 @@ std::vector<TracedTensor> trace_forward(const Model& model, const std::vector<in
     forward(model, {{prompt.data() + begin, static_cast<size_t>(count)}, {&span, 1}}, workspace, team, &collector);
     if (options.hidden) collector.append("hidden.final", workspace.normed.as<float>(), count, hidden);
     if (depths > 0) {
-      final_hidden.insert(final_hidden.end(), workspace.normed.as<float>(), workspace.normed.as<float>() + count * hidden);
+      final_hidden.insert(final_hidden.end(), workspace.normed.as<float>(),
+                          workspace.normed.as<float>() + count * hidden);
     }
     if (options.logits) {
       chunk_logits.resize(static_cast<size_t>(count * V));
@@ -178,8 +180,8 @@ std::vector<TracedTensor> trace_forward(const Model& model, const std::vector<in
       const int64_t count = std::min(chunk, T - begin);
       const Span span{&cache, begin, 0, count, form};
       float* previous = final_hidden.data() + begin * hidden;
-      mtp_forward(model, depth, {{next.data() + begin, static_cast<size_t>(count)}, {&span, 1}}, previous, workspace, team,
-                  &collector);
+      mtp_forward(model, depth, {{next.data() + begin, static_cast<size_t>(count)}, {&span, 1}}, previous, workspace,
+                  team, &collector);
       collector.append(prefix + "hidden", workspace.normed.as<float>(), count, hidden);
       std::copy(workspace.normed.as<float>(), workspace.normed.as<float>() + count * hidden, previous);
       chunk_logits.resize(static_cast<size_t>(count * V));

@@ -21,9 +21,12 @@ int64_t padded(int64_t K) {
 
 const LinearKernels& linear_kernels() {
   switch (active_isa()) {
-    case Isa::avx512: return linear_kernels_avx512();
-    case Isa::avx2: return linear_kernels_avx2();
-    case Isa::portable: break;
+    case Isa::avx512:
+      return linear_kernels_avx512();
+    case Isa::avx2:
+      return linear_kernels_avx2();
+    case Isa::portable:
+      break;
   }
   return linear_kernels_portable();
 }
@@ -101,7 +104,9 @@ void Operand::prepare_row(const float* x, int64_t K, int64_t t) {
       kernels.to_bf16(x, K, narrow);
       std::fill(narrow + K, narrow + stride_, uint16_t{0});
       break;
-    case OperandForm::bf16_lanes: kernels.to_bf16_lanes(x, K, narrow); break;
+    case OperandForm::bf16_lanes:
+      kernels.to_bf16_lanes(x, K, narrow);
+      break;
     case OperandForm::f32:
       if (rounding_ == OperandRounding::bf16) {
         for (int64_t k = 0; k < K; ++k) wide[k] = round_to_bf16(x[k]);
@@ -120,11 +125,13 @@ void linear_rows(const OperandView& x, const int32_t* row_index, int64_t T, cons
 
 void linear_transposed_rows(const float* x, int64_t x_stride, int64_t T, const Weight& weight, int64_t row_begin,
                             int64_t row_end, bool cast_bf16, bool accumulate, float* y, int64_t y_stride) {
-  linear_kernels().linear_transposed_rows(x, x_stride, T, weight, row_begin, row_end, cast_bf16, accumulate, y, y_stride);
+  linear_kernels().linear_transposed_rows(x, x_stride, T, weight, row_begin, row_end, cast_bf16, accumulate, y,
+                                          y_stride);
 }
 
 int64_t rows_per_item(int64_t rows, int threads) {
-  // About four items a thread evens out a busy machine; 64 rows of 7,168 bytes are long enough for the hardware to stream.
+  // About four items a thread evens out a busy machine; 64 rows of 7,168 bytes are long enough for the hardware to
+  // stream.
   const int64_t share = (rows + 4 * threads - 1) / (4 * threads);
   return std::clamp<int64_t>((share + 3) / 4 * 4, 4, 64);
 }
@@ -143,7 +150,8 @@ void linear(const OperandView& x, int64_t T, std::initializer_list<LinearJob> jo
         continue;
       }
       const int64_t begin = item * step;
-      linear_rows(x, nullptr, T, *job.weight, begin, std::min(begin + step, job.weight->rows), job.y + begin, job.y_stride);
+      linear_rows(x, nullptr, T, *job.weight, begin, std::min(begin + step, job.weight->rows), job.y + begin,
+                  job.y_stride);
       return;
     }
   });

@@ -30,9 +30,9 @@ Weight dense_weight(DType dtype, const void* data, int64_t rows, int64_t cols, i
 
 /// How the activations of a product are rounded before it.
 enum class OperandRounding {
-  none,    ///< float32; FP8 weights are dequantised to BF16 first (code × scale, rounded), as the published cast does
-  bf16,    ///< rounded to BF16; FP8 weights are used as stored (codes, block sums times scale)
-  fp8,     ///< per token and 128 channels to E4M3 with a float32 scale = max(amax, 1e-4) / 448; FP8 weights only
+  none,  ///< float32; FP8 weights are dequantised to BF16 first (code × scale, rounded), as the published cast does
+  bf16,  ///< rounded to BF16; FP8 weights are used as stored (codes, block sums times scale)
+  fp8,   ///< per token and 128 channels to E4M3 with a float32 scale = max(amax, 1e-4) / 448; FP8 weights only
   fp8_ue8m0,  ///< the same with the scale raised to a power of two
 };
 
@@ -40,7 +40,8 @@ enum class OperandRounding {
 enum class OperandForm {
   f32,         ///< float32, natural order (already rounded as asked)
   bf16,        ///< BF16, natural order
-  bf16_lanes,  ///< BF16 in the order in which 64 FP8 codes unpack on AVX-512: within each 64, bytes 0–7 of the four 16-byte lanes, then 8–15
+  bf16_lanes,  ///< BF16 in the order in which 64 FP8 codes unpack on AVX-512: within each 64, bytes 0–7 of the four
+               ///< 16-byte lanes, then 8–15
 };
 
 /// Prepared activations, somebody else's memory. Rows are padded with zeros to a multiple of 64 elements.
@@ -57,12 +58,12 @@ struct OperandView {
   const float* row_scales(int64_t t) const { return scales != nullptr ? scales + t * scale_stride : nullptr; }
 };
 
-/// Activations made ready for products with weights of one type: rounded, padded, and in the element order that the kernel reads.
-/// Memory is reused from call to call.
+/// Activations made ready for products with weights of one type: rounded, padded, and in the element order that the
+/// kernel reads. Memory is reused from call to call.
 class Operand {
  public:
-  /// Prepares x [T, K] f32 (rows `x_stride` apart) for `weight`-like matrices: the type and the block shape decide the form. `fp8`
-  /// rounding falls back to `none` for weights that are not FP8. `team` may be null (then on this thread).
+  /// Prepares x [T, K] f32 (rows `x_stride` apart) for `weight`-like matrices: the type and the block shape decide the
+  /// form. `fp8` rounding falls back to `none` for weights that are not FP8. `team` may be null (then on this thread).
   void prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, const Weight& weight, OperandRounding rounding,
                ThreadTeam* team);
 
@@ -85,16 +86,18 @@ bool same_operand_form(const Weight& a, const Weight& b, OperandRounding roundin
 
 /// y[t, r − row_begin] = Σ_k x[t, k] · W[r, k] for rows [row_begin, row_end) of W, on this thread.
 ///
-/// `row_index` (may be null) picks the operand's row of each t: gathered tokens of an expert. The order of the summation of one (t, r) depends
-/// on K and the weight's type alone: not on T, on the rows asked for, or on threads.
+/// `row_index` (may be null) picks the operand's row of each t: gathered tokens of an expert. The order of the
+/// summation of one (t, r) depends on K and the weight's type alone: not on T, on the rows asked for, or on threads.
 ///
 /// Shapes:  x [·, K], T rows of it; y rows `y_stride` floats apart.
-/// Source:  block-scaled product as in DeepSeek-V3 report §3.3.2: Σ over blocks of 128 of (exact block sum) × scale_x × scale_w.
+/// Source:  block-scaled product as in DeepSeek-V3 report §3.3.2: Σ over blocks of 128 of (exact block sum) × scale_x ×
+/// scale_w.
 void linear_rows(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& weight, int64_t row_begin,
                  int64_t row_end, float* y, int64_t y_stride);
 
-/// y[t, k] = (accumulate ? y[t, k] : 0) + Σ_r x[t, r] · W[row_begin + r, k], r in [0, row_end − row_begin), on this thread: the product with the
-/// matrix not transposed. x is float32; FP8 weights are code × scale, rounded to BF16 if `cast_bf16`.
+/// y[t, k] = (accumulate ? y[t, k] : 0) + Σ_r x[t, r] · W[row_begin + r, k], r in [0, row_end − row_begin), on this
+/// thread: the product with the matrix not transposed. x is float32; FP8 weights are code × scale, rounded to BF16 if
+/// `cast_bf16`.
 ///
 /// Shapes:  x [T, R] rows `x_stride` apart; y [T, cols] rows `y_stride` apart.
 void linear_transposed_rows(const float* x, int64_t x_stride, int64_t T, const Weight& weight, int64_t row_begin,

@@ -49,8 +49,8 @@ void quantize_weight(const float* w, int64_t rows, int64_t cols, int64_t block_r
   }
 }
 
-void dequantize_weight_bf16(const uint8_t* codes, const float* scale_inv, int64_t rows, int64_t cols, int64_t block_rows,
-                            int64_t block_cols, uint16_t* out) {
+void dequantize_weight_bf16(const uint8_t* codes, const float* scale_inv, int64_t rows, int64_t cols,
+                            int64_t block_rows, int64_t block_cols, uint16_t* out) {
   const int64_t scale_cols = (cols + block_cols - 1) / block_cols;
   for (int64_t r = 0; r < rows; ++r) {
     const float* scales = scale_inv + r / block_rows * scale_cols;

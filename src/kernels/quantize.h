@@ -6,21 +6,22 @@ namespace fathom {
 /// Columns of an activation that share a scale (the "1×128" of the report).
 constexpr int64_t kActivationGroup = 128;
 
-/// Quantises one token's activations to E4M3: per 128 channels, scale = max(amax, 1e-4) / 448 (raised to a power of two if `ue8m0`),
-/// code = e4m3(x / scale), with IEEE float32 division.
+/// Quantises one token's activations to E4M3: per 128 channels, scale = max(amax, 1e-4) / 448 (raised to a power of two
+/// if `ue8m0`), code = e4m3(x / scale), with IEEE float32 division.
 ///
 /// Shapes:  x [K] f32; codes [K]; scales [ceil(K / 128)].
 /// Source:  `act_quant` of the official demo (inference/kernel.py); report §3.3.2.
 void quantize_activation(const float* x, int64_t K, bool ue8m0, uint8_t* codes, float* scales);
 
-/// Quantises a matrix to E4M3 in blocks: scale = max(amax, 1e-4) / 448 of each block (cut off at the edges), code = e4m3(w / scale).
+/// Quantises a matrix to E4M3 in blocks: scale = max(amax, 1e-4) / 448 of each block (cut off at the edges), code =
+/// e4m3(w / scale).
 ///
 /// Shapes:  w [rows, cols] f32; codes [rows, cols]; scale_inv [ceil(rows / block_rows), ceil(cols / block_cols)].
 void quantize_weight(const float* w, int64_t rows, int64_t cols, int64_t block_rows, int64_t block_cols, bool ue8m0,
                      uint8_t* codes, float* scale_inv);
 
 /// bf16(code × scale), the published FP8 → BF16 cast (fp8_cast_bf16.py): product in float32, then nearest even.
-void dequantize_weight_bf16(const uint8_t* codes, const float* scale_inv, int64_t rows, int64_t cols, int64_t block_rows,
-                            int64_t block_cols, uint16_t* out);
+void dequantize_weight_bf16(const uint8_t* codes, const float* scale_inv, int64_t rows, int64_t cols,
+                            int64_t block_rows, int64_t block_cols, uint16_t* out);
 
 }  // namespace fathom

@@ -4,9 +4,12 @@ namespace fathom {
 
 std::string_view compute_mode_name(ComputeMode mode) {
   switch (mode) {
-    case ComputeMode::fp32: return "fp32";
-    case ComputeMode::bf16: return "bf16";
-    case ComputeMode::w8a8: return "w8a8";
+    case ComputeMode::fp32:
+      return "fp32";
+    case ComputeMode::bf16:
+      return "bf16";
+    case ComputeMode::w8a8:
+      return "w8a8";
   }
   return "?";
 }

@@ -7,11 +7,11 @@
 
 namespace fathom {
 
-/// The latent cache of one sequence: per position and layer the normalised latent c_kv [kv_lora_rank] and the rotated shared key k_pe
-/// [qk_rope_head_dim], side by side.
+/// The latent cache of one sequence: per position and layer the normalised latent c_kv [kv_lora_rank] and the rotated
+/// shared key k_pe [qk_rope_head_dim], side by side.
 ///
-/// Positions lie in pages of 64; a page holds all layers. Address space for the whole context is reserved at once and memory is taken by the
-/// system when a page is first written, so that nothing is allocated per token.
+/// Positions lie in pages of 64; a page holds all layers. Address space for the whole context is reserved at once and
+/// memory is taken by the system when a page is first written, so that nothing is allocated per token.
 class LatentCache {
  public:
   static constexpr int64_t kPage = 64;

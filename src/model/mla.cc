@@ -10,7 +10,8 @@
 namespace fathom {
 namespace {
 
-// Heads of one work item: eight absorbed queries share the reading of a page; four heads share the preparation of its latents.
+// Heads of one work item: eight absorbed queries share the reading of a page; four heads share the preparation of its
+// latents.
 constexpr int64_t kAbsorbedHeads = 8;
 constexpr int64_t kExpandedHeads = 4;
 
@@ -33,8 +34,9 @@ struct SoftmaxState {
   float sum;
 };
 
-// One block of keys of an online softmax for one query: turns scores [n] into weights relative to the new maximum, rescales what was summed before.
-// Keys come in blocks at fixed positions (pages), so the result does not depend on how the queries were cut into chunks.
+// One block of keys of an online softmax for one query: turns scores [n] into weights relative to the new maximum,
+// rescales what was summed before. Keys come in blocks at fixed positions (pages), so the result does not depend on how
+// the queries were cut into chunks.
 void softmax_block(float* scores, int64_t n, float scale, SoftmaxState& state, float* mixed, int64_t mixed_size) {
   float greatest = state.greatest;
   for (int64_t j = 0; j < n; ++j) {
@@ -75,7 +77,8 @@ void project_queries(const Model& model, const AttentionWeights& w, int64_t T, W
   if (config.q_lora_rank) {
     const int64_t rank = *config.q_lora_rank;
     team.parallel_for(T, [&](int64_t t, int) {
-      rms_norm(first_out + t * rank, rank, w.q_a_layernorm, static_cast<float>(config.rms_norm_eps), first_out + t * rank);
+      rms_norm(first_out + t * rank, rank, w.q_a_layernorm, static_cast<float>(config.rms_norm_eps),
+               first_out + t * rank);
     });
     ws.operand.prepare(first_out, T, rank, rank, w.q_b_proj, rounding, &team);
     linear(ws.operand.view(), T, {{&w.q_b_proj, ws.q.as<float>(), d.H * d.q}}, team);
@@ -102,9 +105,10 @@ void append_latents(const Model& model, int64_t layer, const AttentionWeights& w
   }
 }
 
-// A few heads over a whole span: keys and values of each page of latents are rebuilt once and met by all queries that see the page.
-void expanded_heads(const Model& model, int64_t layer, const Weight& kv_b, const Span& span, int64_t h_begin, int64_t h_end,
-                    Workspace& ws, Workspace::Scratch& scratch) {
+// A few heads over a whole span: keys and values of each page of latents are rebuilt once and met by all queries that
+// see the page.
+void expanded_heads(const Model& model, int64_t layer, const Weight& kv_b, const Span& span, int64_t h_begin,
+                    int64_t h_end, Workspace& ws, Workspace::Scratch& scratch) {
   const Dims d(model.config);
   constexpr int64_t kPage = LatentCache::kPage;
   const auto scale = static_cast<float>(model.rope.softmax_scale);
@@ -134,7 +138,8 @@ void expanded_heads(const Model& model, int64_t layer, const Weight& kv_b, const
     for (int64_t j = 0; j < n; ++j) span.cache->read(layer, begin + j, latents + j * d.width);
     scratch.operand.prepare(latents, n, d.latent, d.width, kv_b, model.unquantized_rounding(), nullptr);
     for (int64_t j = 0; j < n; ++j) {
-      std::memcpy(keys + j * d.q + d.nope, latents + j * d.width + d.latent, static_cast<size_t>(d.rope) * sizeof(float));
+      std::memcpy(keys + j * d.q + d.nope, latents + j * d.width + d.latent,
+                  static_cast<size_t>(d.rope) * sizeof(float));
     }
     // Queries from the first that sees this page; query t stands at position span.position + t.
     const int64_t first = std::max<int64_t>(0, begin - span.position);
@@ -162,8 +167,8 @@ void expanded_heads(const Model& model, int64_t layer, const Weight& kv_b, const
 }
 
 // A group of heads over a span of few queries: the pages of latents are themselves the keys and the values.
-void absorbed_heads(const Model& model, int64_t layer, const Weight& kv_b, const Span& span, int64_t h_begin, int64_t h_end,
-                    Workspace& ws, Workspace::Scratch& scratch) {
+void absorbed_heads(const Model& model, int64_t layer, const Weight& kv_b, const Span& span, int64_t h_begin,
+                    int64_t h_end, Workspace& ws, Workspace::Scratch& scratch) {
   const Dims d(model.config);
   constexpr int64_t kPage = LatentCache::kPage;
   const auto scale = static_cast<float>(model.rope.softmax_scale);
@@ -178,9 +183,11 @@ void absorbed_heads(const Model& model, int64_t layer, const Weight& kv_b, const
     const float* q = ws.q.as<float>() + (span.first * d.H + h) * d.q;
     float* row = queries + (h - h_begin) * d.width;
     const int64_t head_rows = h * (d.nope + d.v);
-    linear_transposed_rows(q, d.H * d.q, span.length, kv_b, head_rows, head_rows + d.nope, cast, false, row, G * d.width);
+    linear_transposed_rows(q, d.H * d.q, span.length, kv_b, head_rows, head_rows + d.nope, cast, false, row,
+                           G * d.width);
     for (int64_t t = 0; t < span.length; ++t) {
-      std::memcpy(row + t * G * d.width + d.latent, q + t * d.H * d.q + d.nope, static_cast<size_t>(d.rope) * sizeof(float));
+      std::memcpy(row + t * G * d.width + d.latent, q + t * d.H * d.q + d.nope,
+                  static_cast<size_t>(d.rope) * sizeof(float));
     }
   }
   for (int64_t i = 0; i < rows; ++i) states[i] = {-std::numeric_limits<float>::infinity(), 0};
@@ -201,7 +208,8 @@ void absorbed_heads(const Model& model, int64_t layer, const Weight& kv_b, const
     linear_rows(operand.view(first * G), nullptr, count, keys, 0, n, scores, kPage);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t visible = std::min(n, span.position + first + i / G + 1 - begin);
-      softmax_block(scores + i * kPage, visible, scale, states[first * G + i], mixed + (first * G + i) * d.latent, d.latent);
+      softmax_block(scores + i * kPage, visible, scale, states[first * G + i], mixed + (first * G + i) * d.latent,
+                    d.latent);
       std::fill(scores + i * kPage + visible, scores + i * kPage + n, 0.0f);
     }
     linear_transposed_rows(scores, kPage, count, values, 0, n, false, true, mixed + first * G * d.latent, d.latent);
@@ -212,7 +220,7 @@ void absorbed_heads(const Model& model, int64_t layer, const Weight& kv_b, const
   for (int64_t h = h_begin; h < h_end; ++h) {
     const int64_t value_rows = h * (d.nope + d.v) + d.nope;
     scratch.operand.prepare(mixed + (h - h_begin) * d.latent, span.length, d.latent, G * d.latent, kv_b,
-                                   model.unquantized_rounding(), nullptr);
+                            model.unquantized_rounding(), nullptr);
     linear_rows(scratch.operand.view(), nullptr, span.length, kv_b, value_rows, value_rows + d.v,
                 ws.attended.as<float>() + (span.first * d.H + h) * d.v, d.H * d.v);
   }
@@ -221,7 +229,8 @@ void absorbed_heads(const Model& model, int64_t layer, const Weight& kv_b, const
 }  // namespace
 
 AttentionForm choose_attention(const ModelConfig& config, int64_t new_tokens, int64_t cached_tokens) {
-  // Multiplications per layer and head, counted from the shapes (spec §1.3): what each form pays for S new tokens over P cached ones.
+  // Multiplications per layer and head, counted from the shapes (spec §1.3): what each form pays for S new tokens over
+  // P cached ones.
   const Dims d(config);
   const double S = static_cast<double>(new_tokens);
   const double P = static_cast<double>(cached_tokens);

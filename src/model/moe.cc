@@ -10,7 +10,8 @@
 namespace fathom {
 namespace {
 
-// Tokens of one expert that a work item handles at a time: bounds its scratch, and a block of weights is still in the cache for the next ones.
+// Tokens of one expert that a work item handles at a time: bounds its scratch, and a block of weights is still in the
+// cache for the next ones.
 constexpr int64_t kTokenBlock = 64;
 
 using Job = Workspace::FeedForwardJob;
@@ -43,7 +44,8 @@ void up_half(const std::vector<Job>& jobs, Workspace& ws, ThreadTeam& team) {
   });
 }
 
-// Down half: out[token] += weight · (down inner) over the jobs in order, so that each sum has one order. A work item owns some output rows.
+// Down half: out[token] += weight · (down inner) over the jobs in order, so that each sum has one order. A work item
+// owns some output rows.
 void down_half(const std::vector<Job>& jobs, int64_t T, int64_t hidden, Workspace& ws, ThreadTeam& team) {
   auto* out = ws.branch.as<float>();
   const int64_t step = rows_per_item(hidden, team.size());
@@ -74,7 +76,8 @@ void sort_by_expert(int64_t T, int64_t E, int64_t K, Workspace& ws) {
   const auto* weight = ws.router_weight.as<float>();
   std::fill(ws.expert_begin.begin(), ws.expert_begin.end(), 0);
   for (int64_t i = 0; i < T * K; ++i) ++ws.expert_begin[static_cast<size_t>(index[i]) + 1];
-  for (int64_t e = 0; e < E; ++e) ws.expert_begin[static_cast<size_t>(e) + 1] += ws.expert_begin[static_cast<size_t>(e)];
+  for (int64_t e = 0; e < E; ++e)
+    ws.expert_begin[static_cast<size_t>(e) + 1] += ws.expert_begin[static_cast<size_t>(e)];
   for (int64_t i = 0; i < T * K; ++i) {
     // Filling moves each begin to the next one's place; shifted back below.
     const auto slot = static_cast<size_t>(ws.expert_begin[static_cast<size_t>(index[i])]++);
@@ -90,24 +93,28 @@ void route(const Model& model, int64_t layer, const MoeWeights& moe, int64_t T, 
   const int64_t E = config.n_routed_experts;
   const int64_t K = config.num_experts_per_tok;
   // Float32 whatever the mode: a rounded logit changes which experts run.
-  ws.operand.prepare(ws.normed.as<float>(), T, config.hidden_size, config.hidden_size, moe.gate, OperandRounding::none, &team);
+  ws.operand.prepare(ws.normed.as<float>(), T, config.hidden_size, config.hidden_size, moe.gate, OperandRounding::none,
+                     &team);
   linear(ws.operand.view(), T, {{&moe.gate, ws.router_logits.as<float>(), E}}, team);
   const float* bias = moe.e_score_correction_bias.empty() ? nullptr : moe.e_score_correction_bias.data();
   std::atomic<int64_t> bad_token{-1};
   team.parallel_for(T, [&](int64_t t, int) {
-    const bool finite = route_token(ws.router_logits.as<float>() + t * E, bias, config, ws.router_score.as<float>() + t * E,
-                                    ws.router_index.as<int32_t>() + t * K, ws.router_weight.as<float>() + t * K);
+    const bool finite =
+        route_token(ws.router_logits.as<float>() + t * E, bias, config, ws.router_score.as<float>() + t * E,
+                    ws.router_index.as<int32_t>() + t * K, ws.router_weight.as<float>() + t * K);
     if (!finite) bad_token.store(t, std::memory_order_relaxed);
   });
   if (bad_token.load() >= 0) {
-    throw_failure("Layer {}: the router's logits of token {} of the batch are not numbers; the weights or an earlier layer hold NaN or infinity.",
-                  layer, bad_token.load());
+    throw_failure(
+        "Layer {}: the router's logits of token {} of the batch are not numbers; the weights or an earlier layer hold "
+        "NaN or infinity.",
+        layer, bad_token.load());
   }
 }
 
 // Prepares each job's input; two operands if the shared experts are stored in another format.
-void run_jobs(const Model& model, std::vector<Job>& jobs, int64_t routed_slots, int64_t routed_inner, int64_t T, Workspace& ws,
-              ThreadTeam& team) {
+void run_jobs(const Model& model, std::vector<Job>& jobs, int64_t routed_slots, int64_t routed_inner, int64_t T,
+              Workspace& ws, ThreadTeam& team) {
   const int64_t hidden = model.config.hidden_size;
   const OperandRounding rounding = model.linear_rounding();
   const auto* x = ws.normed.as<float>();
@@ -123,7 +130,8 @@ void run_jobs(const Model& model, std::vector<Job>& jobs, int64_t routed_slots, 
   // The routed experts' inner rows lie together and become one operand; the last job's (shared experts, dense) another.
   const bool has_routed = routed_slots > 0;
   if (has_routed) {
-    ws.inner_operand.prepare(jobs.front().inner, routed_slots, routed_inner, routed_inner, first.down_proj, rounding, &team);
+    ws.inner_operand.prepare(jobs.front().inner, routed_slots, routed_inner, routed_inner, first.down_proj, rounding,
+                             &team);
     int64_t slot = 0;
     for (Job& job : jobs) {
       if (slot == routed_slots) break;
@@ -147,7 +155,8 @@ void dense_feed_forward(const Model& model, const MlpWeights& mlp, int64_t T, Wo
   run_jobs(model, ws.jobs, 0, 0, T, ws, team);
 }
 
-void mixture_of_experts(const Model& model, int64_t layer, const MoeWeights& moe, int64_t T, Workspace& ws, ThreadTeam& team) {
+void mixture_of_experts(const Model& model, int64_t layer, const MoeWeights& moe, int64_t T, Workspace& ws,
+                        ThreadTeam& team) {
   const ModelConfig& config = model.config;
   const int64_t E = config.n_routed_experts;
   const int64_t K = config.num_experts_per_tok;
@@ -159,11 +168,17 @@ void mixture_of_experts(const Model& model, int64_t layer, const MoeWeights& moe
     const int64_t begin = ws.expert_begin[static_cast<size_t>(e)];
     const int64_t count = ws.expert_begin[static_cast<size_t>(e) + 1] - begin;
     if (count == 0) continue;
-    ws.jobs.push_back({&moe.experts[static_cast<size_t>(e)], ws.slot_token.data() + begin, ws.slot_weight.data() + begin, count, {},
-                       ws.inner.as<float>() + begin * inner, {}});
+    ws.jobs.push_back({&moe.experts[static_cast<size_t>(e)],
+                       ws.slot_token.data() + begin,
+                       ws.slot_weight.data() + begin,
+                       count,
+                       {},
+                       ws.inner.as<float>() + begin * inner,
+                       {}});
   }
   if (moe.shared_experts) {
-    ws.jobs.push_back({&*moe.shared_experts, ws.all_tokens.data(), nullptr, T, {}, ws.inner.as<float>() + T * K * inner, {}});
+    ws.jobs.push_back(
+        {&*moe.shared_experts, ws.all_tokens.data(), nullptr, T, {}, ws.inner.as<float>() + T * K * inner, {}});
   }
   run_jobs(model, ws.jobs, T * K, inner, T, ws, team);
 }

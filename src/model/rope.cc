@@ -17,7 +17,8 @@ Rope make_rope(const ModelConfig& config) {
   Rope rope;
   const int64_t d = config.qk_rope_head_dim;
   for (int64_t j = 0; j < d / 2; ++j) {
-    rope.inverse_frequency.push_back(std::pow(config.rope_theta, -2.0 * static_cast<double>(j) / static_cast<double>(d)));
+    rope.inverse_frequency.push_back(
+        std::pow(config.rope_theta, -2.0 * static_cast<double>(j) / static_cast<double>(d)));
   }
   rope.softmax_scale = 1.0 / std::sqrt(static_cast<double>(config.qk_head_dim()));
   if (!config.yarn) return rope;

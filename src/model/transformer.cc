@@ -89,9 +89,12 @@ void compute_angles(const Model& model, const Batch& batch, Workspace& ws) {
 
 OperandRounding Model::linear_rounding() const {
   switch (compute) {
-    case ComputeMode::fp32: return OperandRounding::none;
-    case ComputeMode::bf16: return OperandRounding::bf16;
-    case ComputeMode::w8a8: break;
+    case ComputeMode::fp32:
+      return OperandRounding::none;
+    case ComputeMode::bf16:
+      return OperandRounding::bf16;
+    case ComputeMode::w8a8:
+      break;
   }
   return config.fp8 && config.fp8->ue8m0 ? OperandRounding::fp8_ue8m0 : OperandRounding::fp8;
 }
@@ -177,8 +180,8 @@ void mtp_forward(const Model& model, int64_t depth, const Batch& batch, const fl
   normalise(ws.hidden.as<float>(), mtp.shared_head_norm, model, T, ws.normed.as<float>(), team);
 }
 
-void compute_logits(const Model& model, const Weight& head, std::span<const int32_t> rows, Workspace& ws, ThreadTeam& team,
-                    float* logits) {
+void compute_logits(const Model& model, const Weight& head, std::span<const int32_t> rows, Workspace& ws,
+                    ThreadTeam& team, float* logits) {
   const int64_t hidden = model.config.hidden_size;
   const auto count = static_cast<int64_t>(rows.size());
   auto* chosen = ws.branch.as<float>();

@@ -13,7 +13,8 @@
 
 namespace fathom {
 
-/// A model ready to compute: mapped weights and how to use them. Immutable once made; any number of sequences may share it.
+/// A model ready to compute: mapped weights and how to use them. Immutable once made; any number of sequences may share
+/// it.
 struct Model {
   std::unique_ptr<Checkpoint> checkpoint;
   ModelConfig config;
@@ -23,8 +24,8 @@ struct Model {
 
   /// Rounding of the activations of the attention's and feed-forward's projections.
   OperandRounding linear_rounding() const;
-  /// The same for head, eh_proj and kv_b_proj: w8a8 never quantises the input of the first two, and uses kv_b_proj cast to BF16 on unquantised
-  /// latents, as the official demo's absorbed attention does.
+  /// The same for head, eh_proj and kv_b_proj: w8a8 never quantises the input of the first two, and uses kv_b_proj cast
+  /// to BF16 on unquantised latents, as the official demo's absorbed attention does.
   OperandRounding unquantized_rounding() const;
   DType cache_dtype() const { return compute == ComputeMode::bf16 ? DType::bf16 : DType::f32; }
 };
@@ -38,8 +39,8 @@ enum class AttentionForm {
   absorbed,  ///< queries brought into the latent space: reads 576 values per position, cheapest for few queries
 };
 
-/// The form for a request that has to compute `new_tokens` on top of `cached_tokens`: by its own lengths, never by its neighbours or by
-/// how the work is cut into chunks, so that the same request always gives the same bits.
+/// The form for a request that has to compute `new_tokens` on top of `cached_tokens`: by its own lengths, never by its
+/// neighbours or by how the work is cut into chunks, so that the same request always gives the same bits.
 AttentionForm choose_attention(const ModelConfig& config, int64_t new_tokens, int64_t cached_tokens);
 
 /// A run of consecutive positions of one sequence inside a batch: a prefill chunk, a decode step, a verification.
@@ -61,7 +62,8 @@ struct Batch {
 class ForwardProbe {
  public:
   virtual ~ForwardProbe() = default;
-  /// `what` is "embedding", "hidden", "c_kv", "k_pe", "router.weight" or "router.score"; values [rows, cols] in batch order.
+  /// `what` is "embedding", "hidden", "c_kv", "k_pe", "router.weight" or "router.score"; values [rows, cols] in batch
+  /// order.
   virtual void values(int64_t layer, std::string_view what, const float* values, int64_t rows, int64_t cols) = 0;
   /// `what` is "router.index".
   virtual void indices(int64_t layer, std::string_view what, const int32_t* values, int64_t rows, int64_t cols) = 0;
@@ -75,19 +77,19 @@ struct Workspace {
   std::span<const int32_t> all_rows(int64_t count) const { return {all_tokens.data(), static_cast<size_t>(count)}; }
 
   int64_t max_tokens;
-  Buffer hidden;       ///< [T, hidden] residual stream
-  Buffer normed;       ///< [T, hidden] input of a sub-layer; after a pass: the hidden state after the final norm
-  Buffer branch;       ///< [T, hidden] output of a sub-layer; in an MTP layer also the projection's input halves
-  Buffer mtp_input;    ///< [T, 2 hidden], MTP only
-  Buffer cos_sin;      ///< [T, d_rope]
-  Buffer q_latent;     ///< [T, q_lora_rank]
-  Buffer q;            ///< [T, H, d_nope + d_rope]
-  Buffer kv_latent;    ///< [T, kv_lora_rank + d_rope]
-  Buffer attended;     ///< [T, H, d_v]
+  Buffer hidden;     ///< [T, hidden] residual stream
+  Buffer normed;     ///< [T, hidden] input of a sub-layer; after a pass: the hidden state after the final norm
+  Buffer branch;     ///< [T, hidden] output of a sub-layer; in an MTP layer also the projection's input halves
+  Buffer mtp_input;  ///< [T, 2 hidden], MTP only
+  Buffer cos_sin;    ///< [T, d_rope]
+  Buffer q_latent;   ///< [T, q_lora_rank]
+  Buffer q;          ///< [T, H, d_nope + d_rope]
+  Buffer kv_latent;  ///< [T, kv_lora_rank + d_rope]
+  Buffer attended;   ///< [T, H, d_v]
   Buffer router_logits, router_score;  ///< [T, E]
   Buffer router_index, router_weight;  ///< [T, K]
-  Buffer inner;        ///< [T (K + 1), greatest inner size] activations between up and down
-  Operand operand;     ///< of the current products
+  Buffer inner;                        ///< [T (K + 1), greatest inner size] activations between up and down
+  Operand operand;                     ///< of the current products
   Operand second_operand;  ///< of the shared experts, where they are stored in another format than the routed ones
   Operand inner_operand, second_inner_operand;  ///< of the down projections
 
@@ -108,33 +110,37 @@ struct Workspace {
   /// One SwiGLU over some of the batch's tokens.
   struct FeedForwardJob {
     const MlpWeights* mlp;
-    const int32_t* tokens;   ///< [count] rows of the batch
-    const float* weights;    ///< [count] factors of the outputs; null for 1
+    const int32_t* tokens;  ///< [count] rows of the batch
+    const float* weights;   ///< [count] factors of the outputs; null for 1
     int64_t count;
     OperandView x;           ///< the batch's activations in the form of gate_proj and up_proj
     float* inner;            ///< [count, inner size] activations between up and down
     OperandView inner_view;  ///< the same, prepared for down_proj
   };
   std::vector<FeedForwardJob> jobs;
-  std::vector<int64_t> item_begin;               ///< [jobs + 1] work items of each job
-  std::vector<int64_t> expert_begin;             ///< [E + 1] MoE: slots of each expert
-  std::vector<int32_t> slot_token;               ///< [T K] tokens sorted by expert
-  std::vector<float> slot_weight;                ///< [T K]
-  std::vector<int32_t> all_tokens;               ///< 0, 1, 2, …: the shared experts' tokens
+  std::vector<int64_t> item_begin;    ///< [jobs + 1] work items of each job
+  std::vector<int64_t> expert_begin;  ///< [E + 1] MoE: slots of each expert
+  std::vector<int32_t> slot_token;    ///< [T K] tokens sorted by expert
+  std::vector<float> slot_weight;     ///< [T K]
+  std::vector<int32_t> all_tokens;    ///< 0, 1, 2, …: the shared experts' tokens
 };
 
-/// Runs the main layers over a batch: appends to the caches, leaves the hidden state after the final norm in `workspace.normed` [T, hidden].
-/// `failure` if a router's logits are not numbers (names layer and token). Token ids are within the vocabulary: the caller has checked.
-void forward(const Model& model, const Batch& batch, Workspace& workspace, ThreadTeam& team, ForwardProbe* probe = nullptr);
+/// Runs the main layers over a batch: appends to the caches, leaves the hidden state after the final norm in
+/// `workspace.normed` [T, hidden]. `failure` if a router's logits are not numbers (names layer and token). Token ids
+/// are within the vocabulary: the caller has checked.
+void forward(const Model& model, const Batch& batch, Workspace& workspace, ThreadTeam& team,
+             ForwardProbe* probe = nullptr);
 
-/// Runs MTP layer `depth` (0 = the first): position i combines the embedding of `batch.tokens[i]` (the token after position i) with `previous_hidden`
-/// row i (the state after the final norm, or after the previous depth's shared_head.norm). Leaves the state after shared_head.norm in `workspace.normed`.
-/// Source: report §2.2; the order of the halves and the normed state as the released weights need them (spec §1.7).
-void mtp_forward(const Model& model, int64_t depth, const Batch& batch, const float* previous_hidden, Workspace& workspace,
-                 ThreadTeam& team, ForwardProbe* probe = nullptr);
+/// Runs MTP layer `depth` (0 = the first): position i combines the embedding of `batch.tokens[i]` (the token after
+/// position i) with `previous_hidden` row i (the state after the final norm, or after the previous depth's
+/// shared_head.norm). Leaves the state after shared_head.norm in `workspace.normed`. Source: report §2.2; the order of
+/// the halves and the normed state as the released weights need them (spec §1.7).
+void mtp_forward(const Model& model, int64_t depth, const Batch& batch, const float* previous_hidden,
+                 Workspace& workspace, ThreadTeam& team, ForwardProbe* probe = nullptr);
 
-/// Logits of chosen rows of `workspace.normed`. Shapes: logits [rows, vocab_size]. `head` is lm_head or an MTP layer's shared_head.
-void compute_logits(const Model& model, const Weight& head, std::span<const int32_t> rows, Workspace& workspace, ThreadTeam& team,
-                    float* logits);
+/// Logits of chosen rows of `workspace.normed`. Shapes: logits [rows, vocab_size]. `head` is lm_head or an MTP layer's
+/// shared_head.
+void compute_logits(const Model& model, const Weight& head, std::span<const int32_t> rows, Workspace& workspace,
+                    ThreadTeam& team, float* logits);
 
 }  // namespace fathom

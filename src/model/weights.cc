@@ -70,9 +70,12 @@ class Loader {
     switch (view.dtype) {
       case DType::f32:
       case DType::bf16:
-      case DType::f16: return result;
-      case DType::f8_e4m3: break;
-      default: refuse_type(name, view.dtype, "F32, BF16, F16 or F8_E4M3");
+      case DType::f16:
+        return result;
+      case DType::f8_e4m3:
+        break;
+      default:
+        refuse_type(name, view.dtype, "F32, BF16, F16 or F8_E4M3");
     }
     if (!config_.fp8) {
       throw_bad_input("{}: tensor {} is F8_E4M3, but config.json has no quantization_config.weight_block_size.",
@@ -80,7 +83,8 @@ class Loader {
     }
     result.block_rows = config_.fp8->block_rows;
     result.block_cols = config_.fp8->block_cols;
-    result.scale_inv = scales(name + "_scale_inv", (rows + result.block_rows - 1) / result.block_rows, result.scale_cols());
+    result.scale_inv =
+        scales(name + "_scale_inv", (rows + result.block_rows - 1) / result.block_rows, result.scale_cols());
     return result;
   }
 
@@ -155,8 +159,9 @@ class Loader {
       const MlpWeights& last = result.experts.back();
       if (last.gate_proj.dtype != first.gate_proj.dtype || last.up_proj.dtype != first.gate_proj.dtype ||
           last.down_proj.dtype != first.down_proj.dtype) {
-        throw_bad_input("{}: {}experts.{} is stored in another format than expert 0; one layer's experts must share theirs.",
-                        checkpoint_.directory(), prefix, e);
+        throw_bad_input(
+            "{}: {}experts.{} is stored in another format than expert 0; one layer's experts must share theirs.",
+            checkpoint_.directory(), prefix, e);
       }
     }
     if (config_.n_shared_experts > 0) {
@@ -174,7 +179,8 @@ class Loader {
     result.shared_head_norm = gain(prefix + "shared_head.norm.weight", hidden);
     const std::string embedding = prefix + "embed_tokens.weight";
     const std::string head = prefix + "shared_head.head.weight";
-    result.embed_tokens = checkpoint_.has(embedding) ? matrix(embedding, config_.vocab_size, hidden) : weights_.embed_tokens;
+    result.embed_tokens =
+        checkpoint_.has(embedding) ? matrix(embedding, config_.vocab_size, hidden) : weights_.embed_tokens;
     result.shared_head = checkpoint_.has(head) ? weight(head, config_.vocab_size, hidden) : weights_.lm_head;
     return result;
   }

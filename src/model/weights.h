@@ -29,9 +29,9 @@ struct MlpWeights {
 };
 
 struct MoeWeights {
-  Weight gate;                              ///< router [E, hidden]
+  Weight gate;                                 ///< router [E, hidden]
   std::vector<float> e_score_correction_bias;  ///< [E], empty unless noaux_tc
-  std::vector<MlpWeights> experts;          ///< [E]
+  std::vector<MlpWeights> experts;             ///< [E]
   std::optional<MlpWeights> shared_experts;
 };
 
@@ -52,19 +52,19 @@ struct LayerWeights {
   std::optional<MtpWeights> mtp;  ///< an MTP layer's
 };
 
-/// Every weight of a model, as views on the mapped checkpoint. Only what cannot be used where it lies is copied: tensors that are not aligned to
-/// their element, and scales that are not float32.
+/// Every weight of a model, as views on the mapped checkpoint. Only what cannot be used where it lies is copied:
+/// tensors that are not aligned to their element, and scales that are not float32.
 struct ModelWeights {
-  TensorView embed_tokens;  ///< [vocab, hidden]
-  TensorView norm;          ///< [hidden]
-  Weight lm_head;           ///< [vocab, hidden]
+  TensorView embed_tokens;           ///< [vocab, hidden]
+  TensorView norm;                   ///< [hidden]
+  Weight lm_head;                    ///< [vocab, hidden]
   std::vector<LayerWeights> layers;  ///< main layers, then MTP layers
 
   std::vector<Buffer> copies;
 };
 
-/// Looks every tensor of the config up. `bad_input` names a tensor that is missing, has another shape than the config says, or a type that
-/// cannot be computed with. Reads no data but the correction biases.
+/// Looks every tensor of the config up. `bad_input` names a tensor that is missing, has another shape than the config
+/// says, or a type that cannot be computed with. Reads no data but the correction biases.
 ModelWeights load_weights(const Checkpoint& checkpoint);
 
 }  // namespace fathom

@@ -10,8 +10,8 @@ enum class Isa {
   avx512,    ///< AVX-512 F/BW/VL/DQ/VBMI and BF16 dot products (Zen 4, Sapphire Rapids and later)
 };
 
-/// The best set that this machine has, capped by the environment variable FATHOM_ISA (portable, avx2 or avx512) if that is set;
-/// decided once. `bad_input` if the variable holds another word.
+/// The best set that this machine has, capped by the environment variable FATHOM_ISA (portable, avx2 or avx512) if that
+/// is set; decided once. `bad_input` if the variable holds another word.
 Isa active_isa();
 std::string_view isa_name(Isa isa);
 

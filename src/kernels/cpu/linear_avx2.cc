@@ -48,7 +48,8 @@ struct Avx2Vec {
     return _mm_load_si128(reinterpret_cast<const __m128i*>(copy));
   }
 
-  // Magnitude bits moved to the float32 fields have an exponent that is 120 too small; the multiplication rebases it, subnormals included.
+  // Magnitude bits moved to the float32 fields have an exponent that is 120 too small; the multiplication rebases it,
+  // subnormals included.
   static F from_e4m3(__m128i codes) {
     const __m256i wide = _mm256_cvtepu8_epi32(codes);
     const __m256i magnitude = _mm256_and_si256(wide, _mm256_set1_epi32(0x7f));

@@ -52,15 +52,17 @@ struct Avx512Vec {
   static F load_e4m3_n(const uint8_t* p, int n) { return from_e4m3(_mm_maskz_loadu_epi8(mask(n), p)); }
 };
 
-// --- BF16 dot products -------------------------------------------------------------------------------------------------------------------
+// --- BF16 dot products
+// -------------------------------------------------------------------------------------------------------------------
 
 __m512bh as_bf16(__m512i v) {
   return reinterpret_cast<__m512bh>(v);
 }
 
-// E4M3 → BF16 for 64 codes at once. Both bytes of the result come from 128-entry tables indexed by the magnitude (vpermi2b), the sign is
-// merged into the high byte, and unpacking pairs the bytes up: 64 bytes of weights cost two table look-ups, one ternary logic and two unpacks. Tables
-// also give subnormals and NaN their right values, which shifting alone would not.
+// E4M3 → BF16 for 64 codes at once. Both bytes of the result come from 128-entry tables indexed by the magnitude
+// (vpermi2b), the sign is merged into the high byte, and unpacking pairs the bytes up: 64 bytes of weights cost two
+// table look-ups, one ternary logic and two unpacks. Tables also give subnormals and NaN their right values, which
+// shifting alone would not.
 struct E4m3Tables {
   __m512i low[2], high[2];
 };
@@ -99,12 +101,14 @@ inline void decode(__m512i codes, const E4m3Tables& tables, __m512bh* lanes_low,
   // vpermi2b reads seven bits of each index: the sign needs no masking away.
   const __m512i low = _mm512_permutex2var_epi8(tables.low[0], codes, tables.low[1]);
   __m512i high = _mm512_permutex2var_epi8(tables.high[0], codes, tables.high[1]);
-  high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);  // high | (codes & 0x80)
+  high =
+      _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);  // high | (codes & 0x80)
   *lanes_low = as_bf16(_mm512_unpacklo_epi8(low, high));
   *lanes_high = as_bf16(_mm512_unpackhi_epi8(low, high));
 }
 
-// FP8 weights, BF16 operand in lane order. Per 64 columns two dot products, per segment (of 64 or 128 columns) one scale.
+// FP8 weights, BF16 operand in lane order. Per 64 columns two dot products, per segment (of 64 or 128 columns) one
+// scale.
 template <int R, int T>
 void fp8_tile(const uint16_t* const* x, const float* const* x_scale, const Weight& w, int64_t row, int64_t segment,
               float* const* y) {
@@ -221,10 +225,18 @@ void linear_rows_avx512(const OperandView& x, const int32_t* row_index, int64_t 
       ys[t] = y + (t0 + t) * y_stride;
     }
     switch (n) {
-      case 1: dot_tokens<1>(xs, scales, w, row_begin, row_end, ys); break;
-      case 2: dot_tokens<2>(xs, scales, w, row_begin, row_end, ys); break;
-      case 3: dot_tokens<3>(xs, scales, w, row_begin, row_end, ys); break;
-      default: dot_tokens<4>(xs, scales, w, row_begin, row_end, ys); break;
+      case 1:
+        dot_tokens<1>(xs, scales, w, row_begin, row_end, ys);
+        break;
+      case 2:
+        dot_tokens<2>(xs, scales, w, row_begin, row_end, ys);
+        break;
+      case 3:
+        dot_tokens<3>(xs, scales, w, row_begin, row_end, ys);
+        break;
+      default:
+        dot_tokens<4>(xs, scales, w, row_begin, row_end, ys);
+        break;
     }
   }
 }

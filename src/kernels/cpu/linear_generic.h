@@ -1,9 +1,9 @@
 #pragma once
-// Products with float32 operands, written once over a vector type V and compiled once per instruction set. Everything here has internal
-// linkage: a copy compiled for AVX-512 must never be the one that the linker keeps for another set.
+// Products with float32 operands, written once over a vector type V and compiled once per instruction set. Everything
+// here has internal linkage: a copy compiled for AVX-512 must never be the one that the linker keeps for another set.
 //
-// V has: width; F (the register); zero, set1, load, load_n (first n, rest 0), add, mul, fma(a,b,c) = a·b+c, sum, round_bf16; store, store_n;
-// load_bf16/_n, load_f16/_n, load_e4m3/_n (the codes' values as float32).
+// V has: width; F (the register); zero, set1, load, load_n (first n, rest 0), add, mul, fma(a,b,c) = a·b+c, sum,
+// round_bf16; store, store_n; load_bf16/_n, load_f16/_n, load_e4m3/_n (the codes' values as float32).
 
 #include <algorithm>
 #include <cstdint>
@@ -17,10 +17,14 @@ enum class WeightKind { f32, bf16, f16, e4m3 };
 
 inline WeightKind weight_kind(const Weight& w) {
   switch (w.dtype) {
-    case DType::bf16: return WeightKind::bf16;
-    case DType::f16: return WeightKind::f16;
-    case DType::f8_e4m3: return WeightKind::e4m3;
-    default: return WeightKind::f32;
+    case DType::bf16:
+      return WeightKind::bf16;
+    case DType::f16:
+      return WeightKind::f16;
+    case DType::f8_e4m3:
+      return WeightKind::e4m3;
+    default:
+      return WeightKind::f32;
   }
 }
 
@@ -56,8 +60,9 @@ struct WeightRow<V, WeightKind::e4m3> {
   typename V::F load_n(int64_t k, int n) const { return V::load_e4m3_n(p + k, n); }
 };
 
-// R rows times T tokens. FP8 in two flavours: cast (each value = round_bf16(code · scale), one running sum) and block (sum of codes per
-// segment, times the scales, into a total). One sum per (row, token), in the order of k: the same for every R and T.
+// R rows times T tokens. FP8 in two flavours: cast (each value = round_bf16(code · scale), one running sum) and block
+// (sum of codes per segment, times the scales, into a total). One sum per (row, token), in the order of k: the same for
+// every R and T.
 template <class V, WeightKind kind, bool cast, int R, int T>
 void linear_tile(const float* const* x, const float* const* x_scale, const Weight& w, int64_t row, float* const* y) {
   using F = typename V::F;
@@ -240,12 +245,12 @@ void transposed_kind(const float* x, int64_t x_stride, int64_t T, const Weight& 
                      bool accumulate, float* y, int64_t y_stride) {
   int64_t t = 0;
   for (; t + 4 <= T; t += 4) {
-    transposed_tokens<V, kind, cast, 4>(x + t * x_stride, x_stride, w, row_begin, row_end, accumulate,
-                                        y + t * y_stride, y_stride);
+    transposed_tokens<V, kind, cast, 4>(x + t * x_stride, x_stride, w, row_begin, row_end, accumulate, y + t * y_stride,
+                                        y_stride);
   }
   for (; t < T; ++t) {
-    transposed_tokens<V, kind, cast, 1>(x + t * x_stride, x_stride, w, row_begin, row_end, accumulate,
-                                        y + t * y_stride, y_stride);
+    transposed_tokens<V, kind, cast, 1>(x + t * x_stride, x_stride, w, row_begin, row_end, accumulate, y + t * y_stride,
+                                        y_stride);
   }
 }
 
@@ -256,14 +261,17 @@ void linear_transposed_rows_generic(const float* x, int64_t x_stride, int64_t T,
     case WeightKind::f32:
       return transposed_kind<V, WeightKind::f32, false>(x, x_stride, T, w, row_begin, row_end, accumulate, y, y_stride);
     case WeightKind::bf16:
-      return transposed_kind<V, WeightKind::bf16, false>(x, x_stride, T, w, row_begin, row_end, accumulate, y, y_stride);
+      return transposed_kind<V, WeightKind::bf16, false>(x, x_stride, T, w, row_begin, row_end, accumulate, y,
+                                                         y_stride);
     case WeightKind::f16:
       return transposed_kind<V, WeightKind::f16, false>(x, x_stride, T, w, row_begin, row_end, accumulate, y, y_stride);
     case WeightKind::e4m3:
       if (cast_bf16) {
-        return transposed_kind<V, WeightKind::e4m3, true>(x, x_stride, T, w, row_begin, row_end, accumulate, y, y_stride);
+        return transposed_kind<V, WeightKind::e4m3, true>(x, x_stride, T, w, row_begin, row_end, accumulate, y,
+                                                          y_stride);
       }
-      return transposed_kind<V, WeightKind::e4m3, false>(x, x_stride, T, w, row_begin, row_end, accumulate, y, y_stride);
+      return transposed_kind<V, WeightKind::e4m3, false>(x, x_stride, T, w, row_begin, row_end, accumulate, y,
+                                                         y_stride);
   }
 }
 

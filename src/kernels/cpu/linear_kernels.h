@@ -8,8 +8,8 @@ namespace fathom {
 
 /// The functions that each instruction set provides for products; the contracts are those of linear.h.
 struct LinearKernels {
-  void (*linear_rows)(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& weight, int64_t row_begin,
-                      int64_t row_end, float* y, int64_t y_stride);
+  void (*linear_rows)(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& weight,
+                      int64_t row_begin, int64_t row_end, float* y, int64_t y_stride);
   void (*linear_transposed_rows)(const float* x, int64_t x_stride, int64_t T, const Weight& weight, int64_t row_begin,
                                  int64_t row_end, bool cast_bf16, bool accumulate, float* y, int64_t y_stride);
   /// The form in which this set's `linear_rows` reads activations for a weight.

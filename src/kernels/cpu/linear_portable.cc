@@ -36,9 +36,7 @@ struct PortableVec {
   static F fma(F a, F b, F c) {
     return make([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
   }
-  static float sum(F a) {
-    return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7]));
-  }
+  static float sum(F a) { return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7])); }
   static F round_bf16(F a) {
     return make([&](int i) { return round_to_bf16(a.v[i]); });
   }
