@@ -7,8 +7,15 @@
 
 namespace fathom {
 
-/// The chat formats that Fathom renders.
-enum class ChatFormat { deepseek_v3, deepseek_r1, deepseek_v31 };
+/// The chat formats that Fathom renders: the templates that DeepSeek published, each exactly.
+enum class ChatFormat {
+  deepseek_v3,
+  deepseek_r1,
+  deepseek_v31,
+  deepseek_v3_first,  ///< V3's first template: a later system message replaces the earlier ones
+  deepseek_r1_first,  ///< R1's first template: the generation prompt does not open <think>
+};
+/// "deepseek-v3", "deepseek-r1", "deepseek-v3.1", "deepseek-v3-first", "deepseek-r1-first".
 std::string_view chat_format_name(ChatFormat format);
 
 struct ToolCall {
@@ -21,6 +28,7 @@ struct ChatMessage {
   std::string role;                    ///< system, user, assistant or tool
   std::optional<std::string> content;  ///< null for an assistant turn that only calls tools
   std::vector<ToolCall> tool_calls;
+  bool prefix = false;  ///< V3.1 only: the answer is a start that is to be continued; opens <think> when thinking
 };
 
 struct ChatOptions {
@@ -36,10 +44,12 @@ struct TokenizerConfig {
   bool has_chat_template = false;
 };
 
-/// `DIR/tokenizer_config.json` (and `chat_template.jinja`, where newer libraries put the template). A missing file gives the defaults.
+/// `DIR/tokenizer_config.json` (and `chat_template.jinja`, where newer libraries put the template). A missing file
+/// gives the defaults.
 TokenizerConfig read_tokenizer_config(const std::string& directory);
 
-/// Which of the known templates a Jinja text is; nothing if it is none of them.
+/// Which of the known templates a Jinja text is, whatever its layout (blanks and line breaks that do not print,
+/// quotes); nothing if it is none of them, or one of them changed in any other way.
 std::optional<ChatFormat> recognise_chat_template(std::string_view jinja);
 
 /// Messages from their JSON form (OpenAI's: role, content, tool_calls). `bad_input` names the message and the field.

@@ -12,15 +12,18 @@ namespace fathom {
 /// Threads: all const members may be called from any number of threads at once.
 class Tokenizer {
  public:
-  /// Parses `tokenizer.json` text; `source` names it in sentences. `bad_input` names the part that is malformed or not supported.
+  /// Parses `tokenizer.json` text; `source` names it in sentences. `bad_input` names the part that is malformed or not
+  /// supported.
   static std::unique_ptr<Tokenizer> from_json(std::string_view text, std::string_view source);
   /// `DIR/tokenizer.json`, or the file itself.
   static std::unique_ptr<Tokenizer> load(const std::string& directory_or_file);
   ~Tokenizer();
 
-  /// Ids of a UTF-8 text, without BOS. Added tokens written in the text are recognised. `bad_input` if `text` is not UTF-8.
+  /// Ids of a UTF-8 text, without BOS. Added tokens written in the text are recognised. `bad_input` if `text` is not
+  /// UTF-8.
   std::vector<int32_t> encode(std::string_view text) const;
-  /// Like `encode` for text that comes from a user and must not produce control tokens: added tokens are not recognised.
+  /// Like `encode` for text that comes from a user and must not produce control tokens: added tokens are not
+  /// recognised.
   std::vector<int32_t> encode_plain(std::string_view text) const;
 
   /// Text of ids; bytes that are not UTF-8 become U+FFFD. Ids beyond the last token decode to nothing.
