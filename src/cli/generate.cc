@@ -331,18 +331,19 @@ void add_generate_command(CLI::App& app, int& exit_code) {
   auto arguments = std::make_shared<GenerateArguments>();
   arguments->model.add_to(command);
 
-  const char* input = "Input (one of --prompt, --ids, --input-file)";
-  CLI::Option_group& source = *command.add_option_group("input");
-  source.require_option(1);
-  CLI::Option* prompt = source.add_option("--prompt,-p", arguments->prompt, "The text to complete")->type_name("TEXT");
-  CLI::Option* ids =
-      source.add_option("--ids", arguments->ids, "Token ids, as 1,2,3; no tokenizer is needed")->type_name("IDS");
-  source
-      .add_option(
-          "--input-file", arguments->input_file,
-          "One prompt a line (\"-\": standard input); in FILE.jsonl every line is an object with \"prompt\", \"ids\" "
-          "or \"messages\"")
-      ->type_name("FILE");
+  const char* input = "Input (one of --prompt, --ids and --input-file)";
+  CLI::Option* prompt =
+      command.add_option("--prompt,-p", arguments->prompt, "The text to complete")->type_name("TEXT")->group(input);
+  CLI::Option* ids = command.add_option("--ids", arguments->ids, "Token ids, as 1,2,3; no tokenizer is needed")
+                         ->type_name("IDS")
+                         ->group(input);
+  CLI::Option* file =
+      command
+          .add_option("--input-file", arguments->input_file,
+                      "One prompt a line (\"-\": standard input); in FILE.jsonl every line is an object "
+                      "with \"prompt\", \"ids\" or \"messages\"")
+          ->type_name("FILE")
+          ->group(input);
   CLI::Option* chat =
       command.add_flag("--chat", arguments->chat, "Every text prompt is what a user says to the model")->group(input);
   command.add_option("--system", arguments->system, "With --chat: the system prompt")
@@ -394,7 +395,10 @@ void add_generate_command(CLI::App& app, int& exit_code) {
       "Results go to FILE.partial as they finish, and FILE gets its name when all are there; the same command after "
       "an\n"
       "interruption keeps what is there if index and prompt agree. Prompt number i uses the seed plus i.");
-  command.callback([arguments, prompt, ids, &exit_code] {
+  command.callback([arguments, prompt, ids, file, &exit_code] {
+    if ((prompt->count() > 0) + (ids->count() > 0) + (file->count() > 0) != 1) {
+      throw_bad_input("give exactly one of --prompt, --ids and --input-file");
+    }
     arguments->has_prompt = prompt->count() > 0;
     arguments->has_ids = ids->count() > 0;
     exit_code = GenerateCommand(*arguments).run();

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/interrupt.h"
 #include "cli/commands.h"
+#include "cli/help_formatter.h"
 #include "cli/options.h"
 
 namespace {
@@ -27,10 +28,10 @@ int run(int argc, char** argv) {
       "Fathom runs models of the DeepSeek-V3 family: it opens their Hugging Face checkpoints as they are\n"
       "(BF16 or FP8, no conversion) and computes them on this machine's processor."};
   app.name("fathom");
+  app.formatter(std::make_shared<fathom::HelpFormatter>());
   app.set_version_flag("--version", "fathom " FATHOM_VERSION, "Print the version and leave");
   app.set_help_flag("--help,-h", "Print this help and leave");
   app.require_subcommand(0, 1);
-  app.get_formatter()->column_width(34);
   app.footer(
       "`fathom COMMAND --help` explains one command.\n"
       "\n"

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
+#include <filesystem>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -74,6 +75,9 @@ void SamplingArguments::add_to(CLI::App& command) {
 }
 
 SamplingOptions SamplingArguments::resolve(const std::string& directory, uint64_t default_seed) const {
+  if (!std::filesystem::is_directory(directory)) {
+    throw_bad_input("{}: no such directory, a checkpoint was expected", directory);
+  }
   SamplingOptions options = default_sampling(directory);
   if (temperature) options.temperature = *temperature;
   if (top_p) options.top_p = *top_p;

@@ -38,6 +38,7 @@ struct SamplingArguments {
   std::optional<uint64_t> seed;
 
   void add_to(CLI::App& command);
+  /// `bad_input` if the directory is none, or an option is out of its range.
   SamplingOptions resolve(const std::string& directory, uint64_t default_seed) const;
 };
 
