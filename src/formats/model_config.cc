@@ -299,12 +299,12 @@ void read_experts(const Fields& fields, ModelConfig& config) {
     fields.refuse("topk_group", "{} is more than n_group, {}", config.topk_group, config.n_group);
   }
   const int64_t group_size = experts / config.n_group;
+  if (config.topk_method == TopkMethod::noaux_tc && config.n_group > 1 && group_size < 2) {
+    fields.refuse("n_group", "noaux_tc ranks groups by their two best experts, found {} expert per group", group_size);
+  }
   if (config.topk_method != TopkMethod::greedy && config.num_experts_per_tok > config.topk_group * group_size) {
     fields.refuse("num_experts_per_tok", "{} is more than the {} experts of the topk_group = {} groups that are kept",
                   config.num_experts_per_tok, config.topk_group * group_size, config.topk_group);
-  }
-  if (config.topk_method == TopkMethod::noaux_tc && config.n_group > 1 && group_size < 2) {
-    fields.refuse("n_group", "noaux_tc ranks groups by their two best experts, found {} expert per group", group_size);
   }
 }
 
