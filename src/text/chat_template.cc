@@ -310,9 +310,9 @@ struct KnownTemplate {
 /// The templates in the tokenizer_config.json files that DeepSeek published.
 constexpr std::array<KnownTemplate, 5> known_templates = {{
     {1895, 0xd21b053da71d6517u, ChatFormat::deepseek_v3},        // V3
-    {1745, 0xf4ecbcf7ea7c2671u, ChatFormat::deepseek_v3_first},  // V3, December 2024
+    {1745, 0xf4ecbcf7ea7c2671u, ChatFormat::deepseek_v3_first},  // V3, first revision
     {1844, 0xc0cc36a2f8b23abfu, ChatFormat::deepseek_r1},        // R1
-    {1836, 0xd4c9d686a32b67cbu, ChatFormat::deepseek_r1_first},  // R1, January 2025
+    {1836, 0xd4c9d686a32b67cbu, ChatFormat::deepseek_r1_first},  // R1, first revision
     {2371, 0x7e5784ba04669a22u, ChatFormat::deepseek_v31},       // V3.1
 }};
 
