@@ -1,9 +1,10 @@
 // fathom chat: a conversation with the model in the terminal.
 
-#include <csignal>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <csignal>
 #include <random>
 
 #include "base/error.h"
@@ -143,8 +144,8 @@ class Chat {
     const bool thinking = answer_begins_thinking(format_, options_);
     GenerationCallbacks callbacks;
     callbacks.on_prefill = [](int64_t, int64_t) { check_interrupt(); };
-    callbacks.on_token = [](int32_t, std::string_view text) {
-      write_stdout(text);
+    callbacks.on_token = [this](int32_t, std::string_view text) {
+      write_stdout(terminal_output_ ? terminal_text(text) : std::string(text));
       return !interrupted();
     };
     if (thinking) write_stdout("<think>\n");
@@ -197,6 +198,7 @@ class Chat {
   std::vector<int32_t> end_tokens_;
   std::vector<ChatTurn> turns_;
   bool stopped_ = false;
+  bool terminal_output_ = ::isatty(STDOUT_FILENO) != 0;
 };
 
 }  // namespace

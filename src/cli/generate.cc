@@ -264,7 +264,7 @@ class GenerateCommand {
     callbacks.on_prefill = [](int64_t, int64_t) { check_interrupt(); };
     bool first = true;
     callbacks.on_token = [&](int32_t token, std::string_view text) {
-      if (stream && tokenizer_) write_stdout(text);
+      if (stream && tokenizer_) write_stdout(terminal_output_ ? terminal_text(text) : std::string(text));
       if (stream && !tokenizer_) write_stdout(fmt::format("{}{}", first ? "" : ",", token));
       first = false;
       return !interrupted();
@@ -322,6 +322,7 @@ class GenerateCommand {
   std::vector<Prompt> prompts_;
   std::unique_ptr<Session> session_;
   std::vector<int32_t> end_tokens_;
+  bool terminal_output_ = ::isatty(STDOUT_FILENO) != 0;
 };
 
 }  // namespace

@@ -80,6 +80,23 @@ std::string json_line(const nlohmann::ordered_json& value) {
   return line;
 }
 
+std::string terminal_text(std::string_view text) {
+  std::string safe;
+  safe.reserve(text.size());
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    // U+0080 to U+009F are control characters of two bytes, C2 80 to C2 9F.
+    const bool two_bytes = byte == 0xc2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xa0;
+    if (two_bytes || byte == 0x7f || (byte < 0x20 && byte != '\n' && byte != '\t')) {
+      safe += "\xef\xbf\xbd";
+      if (two_bytes) ++i;
+    } else {
+      safe += text[i];
+    }
+  }
+  return safe;
+}
+
 void write_stdout(std::string_view text) {
   while (!text.empty()) {
     const ssize_t count = ::write(STDOUT_FILENO, text.data(), text.size());

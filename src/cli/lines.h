@@ -34,6 +34,10 @@ class LineReader {
 /// take them for line ends; bytes that are not UTF-8 become U+FFFD.
 std::string json_line(const nlohmann::ordered_json& value);
 
+/// The text as it may be shown on a terminal: control characters other than tab and newline become U+FFFD, so that what
+/// a model says cannot move the cursor or do worse. `text` is whole characters.
+std::string terminal_text(std::string_view text);
+
 /// Writes to the standard output and flushes. `failure` with the system's reason (a full disk, a closed pipe).
 void write_stdout(std::string_view text);
 

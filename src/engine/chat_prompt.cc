@@ -4,6 +4,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/error.h"
 #include "text/tokenizer.h"
 
 namespace fathom {
@@ -19,6 +20,9 @@ constexpr char kQuotedLess = '\xfe';
 constexpr char kTokensMark = '\xff';
 
 std::string quoted(std::string text) {
+  if (text.find(kQuotedLess) != std::string::npos || text.find(kTokensMark) != std::string::npos) {
+    throw_bad_input("the message is not UTF-8 text: it contains the byte 0xfe or 0xff");
+  }
   std::replace(text.begin(), text.end(), '<', kQuotedLess);
   return text;
 }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/error.h"
 #include "engine/byte_tokenizer.h"
 
 namespace fathom {
@@ -136,6 +137,12 @@ TEST_F(ChatPrompt, ToolCallsAreText) {
   const auto result = ids(ChatFormat::deepseek_v3, {turn("user", "x"), call});
   EXPECT_EQ(std::count(result.begin(), result.end(), id(kUser)), 1);
   EXPECT_EQ(std::count(result.begin(), result.end(), id("<｜tool▁sep｜>")), 1);
+}
+
+TEST_F(ChatPrompt, BytesThatAreNotTextAreRefused) {
+  for (const char* text : {"\xff\x30\xff", "\xfe", "a\xff"}) {
+    EXPECT_THROW(ids(ChatFormat::deepseek_v3, {turn("user", text)}), Error) << text;
+  }
 }
 
 TEST(AnswerBeginsThinking, FollowsTheTemplates) {

@@ -1,0 +1,36 @@
+#pragma once
+#include <string>
+#include <vector>
+
+namespace fathom {
+
+struct FathomRun {
+  int exit_code = -1;  ///< 128 + signal if one ended it
+  std::string out, err;
+};
+
+/// Runs the built program with these arguments and standard input, and waits. `interrupt_after_ms` ≥ 0 sends SIGINT
+/// then.
+FathomRun run_fathom(const std::vector<std::string>& arguments, const std::string& input = {},
+                     int interrupt_after_ms = -1);
+
+/// A directory of the test's own, removed at the end.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory();
+  ~TemporaryDirectory();
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
+/// A small random checkpoint with a tokenizer, made by `fathom synth` once per test process.
+const std::string& random_checkpoint();
+
+std::string read_text(const std::string& path);
+void write_text(const std::string& path, const std::string& text);
+
+}  // namespace fathom
