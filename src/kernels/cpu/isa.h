@@ -7,7 +7,7 @@ namespace fathom {
 enum class Isa {
   portable,  ///< plain C++
   avx2,      ///< AVX2, FMA, F16C
-  avx512,    ///< AVX-512 F/BW/VL/DQ/VBMI and BF16 dot products (Zen 4, Sapphire Rapids and later)
+  avx512,    ///< AVX-512 F/BW/VL/DQ/VBMI/VNNI and BF16 dot products (Zen 4, Sapphire Rapids and later)
 };
 
 /// The best set that this machine has, capped by the environment variable FATHOM_ISA (portable, avx2 or avx512) if that
