@@ -31,8 +31,9 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-/// An output file that gets its name only when it is whole: written as `PATH.partial`, renamed by `commit`, removed by the
-/// destructor if `commit` was not reached. Every failed write throws `failure` with the path and the system's reason.
+/// An output file that gets its name only when it is whole: written as `PATH.partial`, renamed by `commit`, removed by
+/// the destructor if `commit` was not reached. Every failed write throws `failure` with the path and the system's
+/// reason.
 class OutputFile {
  public:
   explicit OutputFile(std::string path);

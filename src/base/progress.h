@@ -5,8 +5,9 @@
 
 namespace fathom {
 
-/// One line on stderr, redrawn in place at most ten times a second: label, share done, rate, time left. Shows nothing if stderr is
-/// not a terminal, and nothing in the first second, so that short work stays silent. Lines up to 80 columns; respects NO_COLOR.
+/// One line on stderr, redrawn in place at most ten times a second: label, share done, rate, time left. Shows nothing
+/// if stderr is not a terminal, and nothing in the first second, so that short work stays silent. Lines up to 80
+/// columns; respects NO_COLOR.
 class Progress {
  public:
   /// `unit`: "B" is shown as MB or GB; any other word as it is ("prompts", "tokens").

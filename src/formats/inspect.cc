@@ -299,7 +299,7 @@ InspectReport inspect(const std::string& path, std::optional<int64_t> context) {
       checkpoint = std::make_unique<Checkpoint>(path);
     } catch (const Error& trouble) {
       if (trouble.kind() != ErrorKind::bad_input) throw;
-      report.problems.fatal.push_back(trouble.what());
+      report.problems.fatal.emplace_back(trouble.what());
     }
   }
   const auto count = [&](DType dtype, uint64_t bytes) {

@@ -67,14 +67,16 @@ struct ModelConfig {
   int64_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
   /// Main layers, then MTP layers: layer ids run to this.
   int64_t total_layers() const { return num_hidden_layers + num_nextn_predict_layers; }
-  /// Layer `layer` has routed experts: layer ≥ first_k_dense_replace and layer a multiple of moe_layer_freq; MTP layers always.
+  /// Layer `layer` has routed experts: layer ≥ first_k_dense_replace and layer a multiple of moe_layer_freq; MTP layers
+  /// always.
   bool is_moe_layer(int64_t layer) const;
   bool is_mtp_layer(int64_t layer) const { return layer >= num_hidden_layers; }
 };
 
-/// Reads a config. `bad_input` names `source` and the field where one is missing, of the wrong type, out of range, contradicts
-/// another, or has a value that Fathom does not compute (attention_bias true, hidden_act other than silu, another rope type,
-/// another topk_method, scoring_func or model_type, another quant_method, …). Fields without influence on the result are ignored.
+/// Reads a config. `bad_input` names `source` and the field where one is missing, of the wrong type, out of range,
+/// contradicts another, or has a value that Fathom does not compute (attention_bias true, hidden_act other than silu,
+/// another rope type, another topk_method, scoring_func or model_type, another quant_method, …). Fields without
+/// influence on the result are ignored.
 ModelConfig parse_model_config(const nlohmann::json& json, std::string_view source);
 
 /// `DIR/config.json`, or the file itself.

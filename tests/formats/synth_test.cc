@@ -144,9 +144,8 @@ TEST(Synth, RefusesWhatIsInTheWay) {
 
   SynthOptions huge = tiny(directory.file("huge"));
   huge.config = *model_preset("deepseek-v3");
-  huge.config.num_hidden_layers = 1024;  // 11 PB
   huge.config.vocab_size = 1 << 24;
-  huge.config.hidden_size = 1 << 17;
+  huge.config.hidden_size = 1 << 17;  // 25 TB
   FATHOM_EXPECT_ERROR(write_random_checkpoint(huge), ErrorKind::failure, directory.file("huge"), "GB free");
   EXPECT_FALSE(file_exists(directory.file("huge.partial")));
 }
