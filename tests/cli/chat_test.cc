@@ -92,16 +92,16 @@ TEST(ChatCommand, TextThatIsNotUtf8IsASentenceAndTheConversationGoesOn) {
 TEST(ChatCommand, AnUnknownTemplateIsSaidSo) {
   const TemporaryDirectory directory;
   for (const auto& file : std::filesystem::directory_iterator(random_checkpoint())) {
-    std::filesystem::copy_file(file.path(), directory / file.path().filename().string());
+    std::filesystem::copy_file(file.path(), directory.file(file.path().filename().string()));
   }
-  const std::string path = directory / "tokenizer_config.json";
+  const std::string path = directory.file("tokenizer_config.json");
   auto config = nlohmann::json::parse(read_text(path));
   config["chat_template"] = "{% for message in messages %}[INST]{{ message.content }}[/INST]{% endfor %}";
   write_text(path, config.dump());
-  const FathomRun run = run_fathom({"chat", "--model", directory / "."}, "Hi\n");
+  const FathomRun run = run_fathom({"chat", "--model", directory.path()}, "Hi\n");
   EXPECT_EQ(run.exit_code, 2);
   EXPECT_NE(run.err.find("fathom generate"), std::string::npos) << run.err;
-  EXPECT_EQ(run_fathom({"chat", "--model", directory / ".", "--format", "v3", "-n", "2"}, "Hi\n").exit_code, 0);
+  EXPECT_EQ(run_fathom({"chat", "--model", directory.path(), "--format", "v3", "-n", "2"}, "Hi\n").exit_code, 0);
 }
 
 TEST(ChatCommand, CtrlCEndsAScriptedConversation) {

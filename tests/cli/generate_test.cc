@@ -48,6 +48,20 @@ TEST(GenerateCommand, JsonSaysEverything) {
   EXPECT_EQ(first.at("top")[0].at("token"), first.at("token")) << "greedy takes the likeliest";
 }
 
+TEST(GenerateCommand, ContinuesAsTheReferenceDoes) {
+  FATHOM_GOLDEN_OR_SKIP(model, "fp8-tiny");
+  const auto expected = nlohmann::json::parse(read_text(model + "/expected.json"));
+  std::string ids;
+  for (const auto& id : expected.at("prompt")) ids += (ids.empty() ? "" : ",") + id.dump();
+  const auto& greedy = expected.at("greedy_tokens");
+  for (const char* compute : {"fp32", "bf16"}) {
+    const FathomRun run = run_fathom({"generate", "--model", model, "--ids", ids, "--compute", compute, "--ignore-eos",
+                                      "-n", std::to_string(greedy.size()), "--json"});
+    ASSERT_EQ(run.exit_code, 0) << run.err;
+    EXPECT_EQ(json_lines(run.out).at(0).at("tokens"), greedy) << compute;
+  }
+}
+
 TEST(GenerateCommand, BosStandsBeforePlainPromptsOnly) {
   const auto by_text = one_json({"--prompt", "Hi", "-n", "4", "--json"});
   const FathomRun ids = run_fathom({"tokenize", "--model", random_checkpoint(), "--add-bos"}, "\"Hi\"");
@@ -98,9 +112,9 @@ TEST(GenerateCommand, WithoutATokenizerIdsStillWork) {
   const TemporaryDirectory directory;
   for (const auto& file : std::filesystem::directory_iterator(random_checkpoint())) {
     const std::string name = file.path().filename().string();
-    if (!name.starts_with("tokenizer")) std::filesystem::copy_file(file.path(), directory / name);
+    if (!name.starts_with("tokenizer")) std::filesystem::copy_file(file.path(), directory.file(name));
   }
-  const std::string model = directory / ".";
+  const std::string model = directory.path();
   const FathomRun run =
       run_fathom({"generate", "--model", model, "--ids", "1,2,3", "-n", "3", "--json", "--ignore-eos"});
   ASSERT_EQ(run.exit_code, 0) << run.err;
@@ -114,10 +128,10 @@ TEST(GenerateCommand, WithoutATokenizerIdsStillWork) {
 TEST(GenerateCommand, GenerationConfigDecidesWhatIsNotSaid) {
   const TemporaryDirectory directory;
   for (const auto& file : std::filesystem::directory_iterator(random_checkpoint())) {
-    std::filesystem::copy_file(file.path(), directory / file.path().filename().string());
+    std::filesystem::copy_file(file.path(), directory.file(file.path().filename().string()));
   }
   const auto tokens = [&](const std::vector<std::string>& more) {
-    std::vector<std::string> arguments = {"generate", "--model", directory / ".", "--ids", "1,2,3",
+    std::vector<std::string> arguments = {"generate", "--model", directory.path(), "--ids", "1,2,3",
                                           "-n",       "10",      "--json"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     const FathomRun run = run_fathom(arguments);
@@ -125,23 +139,23 @@ TEST(GenerateCommand, GenerationConfigDecidesWhatIsNotSaid) {
     return json_lines(run.out).at(0).at("tokens");
   };
   const auto greedy = tokens({"--ignore-eos"});
-  write_text(directory / "generation_config.json", R"({"do_sample": true, "temperature": 5.0})");
+  write_text(directory.file("generation_config.json"), R"({"do_sample": true, "temperature": 5.0})");
   EXPECT_NE(tokens({"--ignore-eos"}), greedy);
   EXPECT_EQ(tokens({"--ignore-eos", "--temperature", "0"}), greedy);
   // Its end tokens count as well.
-  write_text(directory / "generation_config.json", nlohmann::json({{"eos_token_id", {greedy[1]}}}).dump());
+  write_text(directory.file("generation_config.json"), nlohmann::json({{"eos_token_id", {greedy[1]}}}).dump());
   EXPECT_EQ(tokens({}).size(), 1u);
-  write_text(directory / "generation_config.json", R"({"do_sample": true, "temperature": "hot"})");
-  EXPECT_EQ(run_fathom({"generate", "--model", directory / ".", "--ids", "1"}).exit_code, 2);
+  write_text(directory.file("generation_config.json"), R"({"do_sample": true, "temperature": "hot"})");
+  EXPECT_EQ(run_fathom({"generate", "--model", directory.path(), "--ids", "1"}).exit_code, 2);
 }
 
 TEST(GenerateCommand, BadInputIsASentence) {
   const TemporaryDirectory directory;
-  write_text(directory / "empty.txt", "");
-  write_text(directory / "bytes.txt", "fine\n\xff\n");
-  write_text(directory / "both.jsonl", "{\"prompt\": \"a\"}\n{\"prompt\": \"a\", \"ids\": [1]}\n");
-  write_text(directory / "text.jsonl", "{\"prompt\": \"a\"}\nplain\n");
-  write_text(directory / "ids.jsonl", "{\"ids\": [1]}\n{\"ids\": [1, 100000]}\n");
+  write_text(directory.file("empty.txt"), "");
+  write_text(directory.file("bytes.txt"), "fine\n\xff\n");
+  write_text(directory.file("both.jsonl"), "{\"prompt\": \"a\"}\n{\"prompt\": \"a\", \"ids\": [1]}\n");
+  write_text(directory.file("text.jsonl"), "{\"prompt\": \"a\"}\nplain\n");
+  write_text(directory.file("ids.jsonl"), "{\"ids\": [1]}\n{\"ids\": [1, 100000]}\n");
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
       {{"--ids", "1,2,99999"}, "vocabulary"},
       {{"--ids", "-1"}, "vocabulary"},
@@ -155,11 +169,11 @@ TEST(GenerateCommand, BadInputIsASentence) {
       {{"--prompt", "a", "--stop", ""}, "--stop"},
       {{"--prompt", "a", "--logprobs", "2"}, "--json"},
       {{"--input-file", "/nonexistent"}, "/nonexistent"},
-      {{"--input-file", directory / "empty.txt"}, "no prompt"},
-      {{"--input-file", directory / "bytes.txt"}, "line 2"},
-      {{"--input-file", directory / "both.jsonl"}, "line 2"},
-      {{"--input-file", directory / "text.jsonl"}, "line 2"},
-      {{"--input-file", directory / "ids.jsonl"}, "line 2"},
+      {{"--input-file", directory.file("empty.txt")}, "no prompt"},
+      {{"--input-file", directory.file("bytes.txt")}, "line 2"},
+      {{"--input-file", directory.file("both.jsonl")}, "line 2"},
+      {{"--input-file", directory.file("text.jsonl")}, "line 2"},
+      {{"--input-file", directory.file("ids.jsonl")}, "line 2"},
   };
   for (const auto& [arguments, expected] : cases) {
     const FathomRun run = generate(arguments);
@@ -172,9 +186,9 @@ TEST(GenerateCommand, BadInputIsASentence) {
 
 TEST(GenerateCommand, BatchOfEveryKind) {
   const TemporaryDirectory directory;
-  write_text(directory / "in.jsonl",
+  write_text(directory.file("in.jsonl"),
              "{\"prompt\": \"Hi\"}\n{\"ids\": [1, 2]}\n{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}\n");
-  const FathomRun run = generate({"--input-file", directory / "in.jsonl", "-n", "2", "--json", "--ignore-eos"});
+  const FathomRun run = generate({"--input-file", directory.file("in.jsonl"), "-n", "2", "--json", "--ignore-eos"});
   ASSERT_EQ(run.exit_code, 0) << run.err;
   const auto results = json_lines(run.out);
   ASSERT_EQ(results.size(), 3u);
@@ -212,8 +226,8 @@ class ResumeTest : public testing::Test {
   bool partial_exists() const { return std::filesystem::exists(output_ + ".partial"); }
 
   TemporaryDirectory directory_;
-  std::string input_ = directory_ / "in.txt";
-  std::string output_ = directory_ / "out.jsonl";
+  std::string input_ = directory_.file("in.txt");
+  std::string output_ = directory_.file("out.jsonl");
 };
 
 TEST_F(ResumeTest, GoesOnAfterATornLine) {
@@ -247,7 +261,7 @@ TEST_F(ResumeTest, LeavesACompleteFileAlone) {
 
 TEST_F(ResumeTest, NeverOverwritesSomethingElse) {
   const std::string text = whole();
-  const std::string other = directory_ / "other.txt";
+  const std::string other = directory_.file("other.txt");
   write_text(other, "one\nTWO\nthree\nfour\n");
   for (const std::string& contents : {text, std::string("my notes"), std::string("my notes\n")}) {
     write_text(output_, contents);
@@ -283,7 +297,7 @@ TEST_F(ResumeTest, AnInterruptedRunIsResumed) {
 }
 
 TEST_F(ResumeTest, PlacesThatCannotBeWrittenAreASentence) {
-  for (const std::string& place : {directory_ / "missing/out.jsonl", std::string("/proc/out.jsonl")}) {
+  for (const std::string& place : {directory_.file("missing/out.jsonl"), std::string("/proc/out.jsonl")}) {
     const FathomRun result = generate({"--prompt", "a", "-n", "1", "--output-file", place});
     EXPECT_EQ(result.exit_code, 1) << result.err;
     EXPECT_NE(result.err.find(place), std::string::npos) << result.err;

@@ -2,6 +2,8 @@
 #include <string>
 #include <vector>
 
+#include "support/golden.h"
+
 namespace fathom {
 
 struct FathomRun {
@@ -13,19 +15,6 @@ struct FathomRun {
 /// then.
 FathomRun run_fathom(const std::vector<std::string>& arguments, const std::string& input = {},
                      int interrupt_after_ms = -1);
-
-/// A directory of the test's own, removed at the end.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory();
-  ~TemporaryDirectory();
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
 
 /// A small random checkpoint with a tokenizer, made by `fathom synth` once per test process.
 const std::string& random_checkpoint();

@@ -8,10 +8,7 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
-#include <memory>
 #include <sstream>
 #include <stdexcept>
 #include <thread>
@@ -19,17 +16,6 @@
 extern char** environ;
 
 namespace fathom {
-
-TemporaryDirectory::TemporaryDirectory() {
-  std::string name = (std::filesystem::temp_directory_path() / "fathom-test-XXXXXX").string();
-  if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary directory");
-  path_ = name;
-}
-
-TemporaryDirectory::~TemporaryDirectory() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
 
 std::string read_text(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -44,12 +30,12 @@ void write_text(const std::string& path, const std::string& text) {
 
 FathomRun run_fathom(const std::vector<std::string>& arguments, const std::string& input, int interrupt_after_ms) {
   const TemporaryDirectory files;
-  write_text(files / "in", input);
+  write_text(files.file("in"), input);
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, 0, (files / "in").c_str(), O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, 1, (files / "out").c_str(), O_WRONLY | O_CREAT, 0600);
-  posix_spawn_file_actions_addopen(&actions, 2, (files / "err").c_str(), O_WRONLY | O_CREAT, 0600);
+  posix_spawn_file_actions_addopen(&actions, 0, (files.file("in")).c_str(), O_RDONLY, 0);
+  posix_spawn_file_actions_addopen(&actions, 1, (files.file("out")).c_str(), O_WRONLY | O_CREAT, 0600);
+  posix_spawn_file_actions_addopen(&actions, 2, (files.file("err")).c_str(), O_WRONLY | O_CREAT, 0600);
   std::vector<char*> argv = {const_cast<char*>(FATHOM_BINARY)};
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
@@ -63,14 +49,14 @@ FathomRun run_fathom(const std::vector<std::string>& arguments, const std::strin
   }
   int status = 0;
   ::waitpid(child, &status, 0);
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_text(files / "out"),
-          read_text(files / "err")};
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_text(files.file("out")),
+          read_text(files.file("err"))};
 }
 
 const std::string& random_checkpoint() {
   static const TemporaryDirectory directory;
   static const std::string path = [] {
-    std::string made = directory / "model";
+    std::string made = directory.file("model");
     const FathomRun run = run_fathom({"synth", "--config", "tiny", "--format", "fp8", "--out", made});
     if (run.exit_code != 0) throw std::runtime_error("fathom synth: " + run.err);
     return made;

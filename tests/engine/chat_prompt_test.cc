@@ -2,8 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <fstream>
+
 #include "base/error.h"
 #include "engine/byte_tokenizer.h"
+#include "support/golden.h"
 
 namespace fathom {
 namespace {
@@ -143,6 +147,29 @@ TEST_F(ChatPrompt, BytesThatAreNotTextAreRefused) {
   for (const char* text : {"\xff\x30\xff", "\xfe", "a\xff"}) {
     EXPECT_THROW(ids(ChatFormat::deepseek_v3, {turn("user", text)}), Error) << text;
   }
+}
+
+TEST(ChatPromptGolden, IdsAreThoseOfTheReference) {
+  FATHOM_GOLDEN_OR_SKIP(directory, "tokenizer");
+  const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::load(directory);
+  const TokenizerConfig config = read_tokenizer_config(directory);
+  std::ifstream file(directory + "/chat.jsonl");
+  std::string line;
+  int conversations = 0;
+  while (std::getline(file, line)) {
+    const auto json = nlohmann::json::parse(line);
+    std::vector<ChatTurn> turns;
+    for (ChatMessage& message : chat_messages_from_json(json.at("messages"), "chat.jsonl")) {
+      turns.push_back({std::move(message), std::nullopt});
+    }
+    ChatOptions options;
+    options.add_generation_prompt = json.at("add_generation_prompt");
+    EXPECT_EQ(chat_prompt_ids(*tokenizer, config, ChatFormat::deepseek_v3, turns, options),
+              json.at("ids").get<std::vector<int32_t>>())
+        << json.at("text");
+    ++conversations;
+  }
+  EXPECT_GT(conversations, 0);
 }
 
 TEST(AnswerBeginsThinking, FollowsTheTemplates) {
