@@ -8,7 +8,7 @@
 namespace fathom {
 namespace {
 
-const std::vector<std::string> kCommands = {"chat", "generate", "forward", "inspect", "tokenize", "synth"};
+const std::vector<std::string> kCommands = {"chat", "generate", "forward", "inspect", "tokenize", "synth", "bench"};
 
 /// One line, beginning with the program's name.
 void expect_sentence(const FathomRun& run) {
