@@ -129,6 +129,13 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
   size_ = static_cast<size_t>(size);
 }
 
+void MappedFile::populate() const {
+  if (size_ == 0) return;
+#ifdef MADV_POPULATE_READ
+  madvise(const_cast<std::byte*>(data_), size_, MADV_POPULATE_READ);
+#endif
+}
+
 MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }

@@ -24,6 +24,9 @@ class MappedFile {
   const std::byte* data() const { return data_; }
   size_t size() const { return size_; }
   const std::string& path() const { return path_; }
+  /// Reads the whole file and maps its pages now, so that later reads do not fault; where the system cannot, nothing
+  /// happens.
+  void populate() const;
 
  private:
   std::string path_;

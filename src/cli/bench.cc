@@ -53,6 +53,10 @@ void run(const Arguments& arguments) {
       arguments.model.empty() ? nullptr : open_model(arguments.model, *compute_mode_from_name(arguments.compute));
   const double open_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
+  // What is measured is the steady state: every page of the weights mapped.
+  if (model != nullptr) {
+    for (const auto& file : model->checkpoint->files()) file->populate();
+  }
   ReadBandwidth bandwidth(team);
   MachineLimits limits = measure_arithmetic(team);
   std::vector<double> reads;

@@ -42,6 +42,8 @@ class SafetensorsFile {
 
   const std::string& path() const { return file_.path(); }
   uint64_t bytes() const { return file_.size(); }
+  /// Reads and maps all of the file's pages now (see MappedFile).
+  void populate() const { file_.populate(); }
   const std::vector<SafetensorsEntry>& entries() const { return entries_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const SafetensorsEntry* find(std::string_view name) const;

@@ -88,12 +88,12 @@ struct Variant {
 
 std::vector<Variant> setups() {
   std::vector<Variant> all = {{"portable", Isa::portable, 1, 512, {}},
-                            {"avx2", Isa::avx2, 2, 512, {}},
-                            {"avx512", Isa::avx512, 2, 512, {}},
-                            {"avx512, chunks of 7", Isa::avx512, 3, 7, {}},
-                            {"avx512, token by token, absorbed", Isa::avx512, 2, 1, AttentionForm::absorbed},
-                            {"avx2, chunks of 5, absorbed", Isa::avx2, 2, 5, AttentionForm::absorbed},
-                            {"portable, chunks of 11, expanded", Isa::portable, 2, 11, AttentionForm::expanded}};
+                              {"avx2", Isa::avx2, 2, 512, {}},
+                              {"avx512", Isa::avx512, 2, 512, {}},
+                              {"avx512, chunks of 7", Isa::avx512, 3, 7, {}},
+                              {"avx512, token by token, absorbed", Isa::avx512, 2, 1, AttentionForm::absorbed},
+                              {"avx2, chunks of 5, absorbed", Isa::avx2, 2, 5, AttentionForm::absorbed},
+                              {"portable, chunks of 11, expanded", Isa::portable, 2, 11, AttentionForm::expanded}};
   std::erase_if(all, [](const Variant& s) { return s.isa > machine_isa(); });
   return all;
 }
@@ -156,7 +156,8 @@ TEST_P(GoldenInference, Bf16) {
     options.chunk = setup.chunk;
     options.attention = setup.attention;
     const auto traced = by_name(trace_forward(*model, ints(c.tensor("prompt")), options, team));
-    EXPECT_LT(greatest_error(traced.at("logits").values, floats(c.tensor("logits"))), c.tolerance("bfloat16_activations"));
+    EXPECT_LT(greatest_error(traced.at("logits").values, floats(c.tensor("logits"))),
+              c.tolerance("bfloat16_activations"));
     EXPECT_EQ(traced.at("greedy.tokens").indices, ints(c.tensor("greedy.tokens")));
     for (const auto& [name, tensor] : traced) {
       if (!name.ends_with("router.index")) continue;
@@ -169,7 +170,8 @@ TEST_P(GoldenInference, Bf16) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, GoldenInference, testing::Values("bf16-tiny", "fp8-tiny", "noqlora", "v2-softmax", "v2-grouped"),
+INSTANTIATE_TEST_SUITE_P(Cases, GoldenInference,
+                         testing::Values("bf16-tiny", "fp8-tiny", "noqlora", "v2-softmax", "v2-grouped"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');
@@ -191,7 +193,8 @@ TEST(GoldenLongYarn, AllPositionsAndContinuation) {
     const auto traced = by_name(trace_forward(*model, ints(c.tensor("prompt")), options, team));
     const bool exact = compute == ComputeMode::fp32;
     const double tolerance = c.tolerance(exact ? "float32_implementation" : "bfloat16_activations");
-    EXPECT_LT(greatest_error(traced.at("logits_at_positions").values, floats(c.tensor("logits_at_positions"))), tolerance);
+    EXPECT_LT(greatest_error(traced.at("logits_at_positions").values, floats(c.tensor("logits_at_positions"))),
+              tolerance);
     EXPECT_LT(greatest_error(traced.at("last_logits").values, floats(c.tensor("last_logits"))), tolerance);
     EXPECT_LT(greatest_error(traced.at("greedy.logits").values, floats(c.tensor("greedy.logits"))), tolerance);
     EXPECT_EQ(traced.at("greedy.tokens").indices, ints(c.tensor("greedy.tokens")));
@@ -212,7 +215,8 @@ double row_rms(const float* a, const float* b, int64_t n) {
   return std::sqrt(sum / static_cast<double>(n));
 }
 
-// The three steps that the golden README prescribes for a result that is not continuous; the first (single products) is in linear_test.cc.
+// The three steps that the golden README prescribes for a result that is not continuous; the first (single products) is
+// in linear_test.cc.
 class GoldenW8a8 : public testing::TestWithParam<bool> {};
 
 TEST_P(GoldenW8a8, SingleTokensAndPrompt) {
@@ -235,7 +239,8 @@ TEST_P(GoldenW8a8, SingleTokensAndPrompt) {
   }
   EXPECT_GE(good, 24) << "of 32 single tokens";
 
-  const double bound = 1.5 * c.facts["variants"][variant]["row_rms"]["w8a8_minus_bf16_weights"]["greatest"].get<double>();
+  const double bound =
+      1.5 * c.facts["variants"][variant]["row_rms"]["w8a8_minus_bf16_weights"]["greatest"].get<double>();
   for (std::optional<AttentionForm> form : {AttentionForm::expanded, AttentionForm::absorbed}) {
     TraceOptions options;
     options.attention = form;
@@ -254,7 +259,8 @@ TEST_P(GoldenW8a8, SingleTokensAndPrompt) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Scales, GoldenW8a8, testing::Bool(), [](const auto& info) { return info.param ? "ue8m0" : "float32"; });
+INSTANTIATE_TEST_SUITE_P(Scales, GoldenW8a8, testing::Bool(),
+                         [](const auto& info) { return info.param ? "ue8m0" : "float32"; });
 
 }  // namespace
 }  // namespace fathom

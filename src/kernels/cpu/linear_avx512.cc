@@ -107,9 +107,13 @@ inline void decode(__m512i codes, const E4m3Tables& tables, __m512bh* lanes_low,
   *lanes_high = as_bf16(_mm512_unpackhi_epi8(low, high));
 }
 
+// How far ahead of a streamed row of weights the next bytes are asked for. Measured on two Zen 5 cores reading 940 MB
+// of FP8: 1,024 to 8,192 bytes are alike (85 to 88 % of a plain streaming read), without it 80 %.
+constexpr int64_t kPrefetchBytes = 4096;
+
 // FP8 weights, BF16 operand in lane order. Per 64 columns two dot products, per segment (of 64 or 128 columns) one
-// scale.
-template <int R, int T>
+// scale. `streamed`: the weights come from memory and are used once.
+template <int R, int T, bool streamed>
 void fp8_tile(const uint16_t* const* x, const float* const* x_scale, const Weight& w, int64_t row, int64_t segment,
               float* const* y) {
   const E4m3Tables tables = load_tables();
@@ -129,11 +133,15 @@ void fp8_tile(const uint16_t* const* x, const float* const* x_scale, const Weigh
       for (int t = 0; t < T; ++t) sum[r][t] = _mm512_setzero_ps();
     }
     for (int64_t k = begin; k < end; k += 64) {
-      const __mmask64 mask = end - k >= 64 ? ~__mmask64{0} : (__mmask64{1} << (end - k)) - 1;
       for (int r = 0; r < R; ++r) {
+        // Whole steps load without a mask: the hardware's prefetcher does not follow masked loads (measured: a third of
+        // the bandwidth).
+        if constexpr (streamed) _mm_prefetch(reinterpret_cast<const char*>(rows[r] + k + kPrefetchBytes), _MM_HINT_T0);
+        const __m512i codes = end - k >= 64 ? _mm512_loadu_si512(rows[r] + k)
+                                            : _mm512_maskz_loadu_epi8((__mmask64{1} << (end - k)) - 1, rows[r] + k);
         __m512bh low;
         __m512bh high;
-        decode(_mm512_maskz_loadu_epi8(mask, rows[r] + k), tables, &low, &high);
+        decode(codes, tables, &low, &high);
         for (int t = 0; t < T; ++t) {
           sum[r][t] = _mm512_dpbf16_ps(sum[r][t], low, as_bf16(_mm512_loadu_si512(x[t] + k)));
           sum[r][t] = _mm512_dpbf16_ps(sum[r][t], high, as_bf16(_mm512_loadu_si512(x[t] + k + 32)));
@@ -188,19 +196,28 @@ void bf16_tile(const uint16_t* const* x, const Weight& w, int64_t row, float* co
 
 constexpr int kTileTokens = 4;
 
+// Up to this many tokens the weights' way from memory decides: one row of FP8 at a time, as four rows at once (four
+// streams 7,168 bytes apart) reach half of the bandwidth. Rows of BF16 are read four at a time at any size (95 % of a
+// streaming read).
+constexpr int64_t kStreamedTokens = 8;
+
 template <int T>
 void dot_tokens(const uint16_t* const* x, const float* const* x_scale, const Weight& w, int64_t row_begin,
-                int64_t row_end, float* const* y_rows) {
+                int64_t row_end, bool streamed, float* const* y_rows) {
   float* y[T];
   std::copy(y_rows, y_rows + T, y);
   const bool fp8 = w.dtype == DType::f8_e4m3;
   const int64_t segment = fp8 && w.block_cols % 128 == 0 ? 128 : 64;
   for (int64_t r = row_begin; r < row_end;) {
-    const int rows = r + 4 <= row_end ? 4 : 1;
-    if (rows == 4) {
-      fp8 ? fp8_tile<4, T>(x, x_scale, w, r, segment, y) : bf16_tile<4, T>(x, w, r, y);
+    int rows = r + 4 <= row_end ? 4 : 1;
+    if (!fp8) {
+      rows == 4 ? bf16_tile<4, T>(x, w, r, y) : bf16_tile<1, T>(x, w, r, y);
+    } else if (streamed) {
+      rows = 1;
+      fp8_tile<1, T, true>(x, x_scale, w, r, segment, y);
     } else {
-      fp8 ? fp8_tile<1, T>(x, x_scale, w, r, segment, y) : bf16_tile<1, T>(x, w, r, y);
+      rows == 4 ? fp8_tile<4, T, false>(x, x_scale, w, r, segment, y)
+                : fp8_tile<1, T, false>(x, x_scale, w, r, segment, y);
     }
     for (int t = 0; t < T; ++t) y[t] += rows;
     r += rows;
@@ -226,16 +243,16 @@ void linear_rows_avx512(const OperandView& x, const int32_t* row_index, int64_t 
     }
     switch (n) {
       case 1:
-        dot_tokens<1>(xs, scales, w, row_begin, row_end, ys);
+        dot_tokens<1>(xs, scales, w, row_begin, row_end, T <= kStreamedTokens, ys);
         break;
       case 2:
-        dot_tokens<2>(xs, scales, w, row_begin, row_end, ys);
+        dot_tokens<2>(xs, scales, w, row_begin, row_end, T <= kStreamedTokens, ys);
         break;
       case 3:
-        dot_tokens<3>(xs, scales, w, row_begin, row_end, ys);
+        dot_tokens<3>(xs, scales, w, row_begin, row_end, T <= kStreamedTokens, ys);
         break;
       default:
-        dot_tokens<4>(xs, scales, w, row_begin, row_end, ys);
+        dot_tokens<4>(xs, scales, w, row_begin, row_end, T <= kStreamedTokens, ys);
         break;
     }
   }
