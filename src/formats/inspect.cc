@@ -91,8 +91,10 @@ void check_tensors(const Checkpoint& checkpoint, const std::vector<TensorSpec>& 
     if (scale.shape != expected) {
       wrong_scale.add("tensor \"{}\": expected the shape {}, found {}", scale_name, shape_text(expected),
                       shape_text(scale.shape));
-    } else if (scale.dtype != DType::f32) {
-      wrong_scale.add("tensor \"{}\": expected F32, found {}", scale_name, dtype_name(scale.dtype));
+    } else if (scale.dtype != DType::f32 && scale.dtype != DType::bf16 && scale.dtype != DType::f16 &&
+               scale.dtype != DType::f8_e8m0) {
+      wrong_scale.add("tensor \"{}\": expected F32, BF16, F16 or F8_E8M0, found {}", scale_name,
+                      dtype_name(scale.dtype));
     }
   }
   missing.finish("tensors are missing");

@@ -6,10 +6,9 @@
 #include <string_view>
 #include <vector>
 
-namespace fathom {
+#include "kernels/router.h"
 
-enum class ScoringFunc { sigmoid, softmax };
-enum class TopkMethod { noaux_tc, group_limited_greedy, greedy };
+namespace fathom {
 
 /// `rope_scaling` of type "yarn". Source: YaRN (arXiv 2309.00071) as in the published modeling_deepseek.py.
 struct YarnConfig {
@@ -70,6 +69,10 @@ struct ModelConfig {
   /// Layer `layer` has routed experts: layer ≥ first_k_dense_replace and layer a multiple of moe_layer_freq; MTP layers
   /// always.
   bool is_moe_layer(int64_t layer) const;
+  RouterConfig router() const {
+    return {n_routed_experts, num_experts_per_tok, n_group,        topk_group,
+            topk_method,      scoring_func,        norm_topk_prob, static_cast<float>(routed_scaling_factor)};
+  }
   bool is_mtp_layer(int64_t layer) const { return layer >= num_hidden_layers; }
 };
 

@@ -37,7 +37,7 @@ float group_score(const float* choice, int64_t n, TopkMethod method) {
 
 }  // namespace
 
-bool route_token(const float* logits, const float* bias, const ModelConfig& config, float* score, int32_t* index,
+bool route_token(const float* logits, const float* bias, const RouterConfig& config, float* score, int32_t* index,
                  float* weight) {
   const int64_t E = config.n_routed_experts;
   const int64_t K = config.num_experts_per_tok;
@@ -82,10 +82,9 @@ bool route_token(const float* logits, const float* bias, const ModelConfig& conf
     weight[count++] = score[e];
     sum += score[e];
   }
-  const auto factor = static_cast<float>(config.routed_scaling_factor);
   for (int64_t i = 0; i < K; ++i) {
     if (config.norm_topk_prob) weight[i] /= sum + 1e-20f;
-    weight[i] *= factor;
+    weight[i] *= config.routed_scaling_factor;
   }
   return finite;
 }

@@ -97,10 +97,11 @@ void route(const Model& model, int64_t layer, const MoeWeights& moe, int64_t T, 
                      &team);
   linear(ws.operand.view(), T, {{&moe.gate, ws.router_logits.as<float>(), E}}, team);
   const float* bias = moe.e_score_correction_bias.empty() ? nullptr : moe.e_score_correction_bias.data();
+  const RouterConfig router = config.router();
   std::atomic<int64_t> bad_token{-1};
   team.parallel_for(T, [&](int64_t t, int) {
     const bool finite =
-        route_token(ws.router_logits.as<float>() + t * E, bias, config, ws.router_score.as<float>() + t * E,
+        route_token(ws.router_logits.as<float>() + t * E, bias, router, ws.router_score.as<float>() + t * E,
                     ws.router_index.as<int32_t>() + t * K, ws.router_weight.as<float>() + t * K);
     if (!finite) bad_token.store(t, std::memory_order_relaxed);
   });

@@ -172,8 +172,8 @@ TEST_P(GoldenInference, Bf16) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, GoldenInference,
                          testing::Values("bf16-tiny", "fp8-tiny", "noqlora", "v2-softmax", "v2-grouped"),
-                         [](const auto& info) {
-                           std::string name = info.param;
+                         [](const auto& p) {
+                           std::string name = p.param;
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
@@ -260,7 +260,7 @@ TEST_P(GoldenW8a8, SingleTokensAndPrompt) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Scales, GoldenW8a8, testing::Bool(),
-                         [](const auto& info) { return info.param ? "ue8m0" : "float32"; });
+                         [](const auto& p) { return p.param ? "ue8m0" : "float32"; });
 
 }  // namespace
 }  // namespace fathom

@@ -108,10 +108,10 @@ TEST_P(OneAnswer, WithAnyNeighbours) {
 INSTANTIATE_TEST_SUITE_P(Cases, OneAnswer,
                          testing::Combine(testing::Values("bf16-tiny", "fp8-tiny", "v2-grouped"),
                                           testing::Values(ComputeMode::fp32, ComputeMode::bf16, ComputeMode::w8a8)),
-                         [](const auto& info) {
-                           std::string name = std::get<0>(info.param);
+                         [](const auto& p) {
+                           std::string name = std::get<0>(p.param);
                            std::replace(name.begin(), name.end(), '-', '_');
-                           return name + "_" + std::string(compute_mode_name(std::get<1>(info.param)));
+                           return name + "_" + std::string(compute_mode_name(std::get<1>(p.param)));
                          });
 
 TEST(AttentionChoice, FollowsTheCounts) {
