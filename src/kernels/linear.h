@@ -113,7 +113,8 @@ struct LinearJob {
 /// All rows of each weight of the group on the whole team: y = x Wᵀ.
 void linear(const OperandView& x, int64_t T, std::initializer_list<LinearJob> jobs, ThreadTeam& team);
 
-/// Rows of work items of `rows` rows in all: few enough that a team stays balanced, many enough to stream.
-int64_t rows_per_item(int64_t rows, int threads);
+/// Rows of a work item of products of T tokens, where there are `rows` in all: few enough that the team stays balanced,
+/// many enough to stream.
+int64_t rows_per_item(int64_t rows, int64_t T, int threads);
 
 }  // namespace fathom

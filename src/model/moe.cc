@@ -17,10 +17,10 @@ constexpr int64_t kTokenBlock = 64;
 using Job = Workspace::FeedForwardJob;
 
 // Up half of all jobs: inner = silu(gate x) · up x, work items of some rows of one job.
-void up_half(const std::vector<Job>& jobs, Workspace& ws, ThreadTeam& team) {
+void up_half(const std::vector<Job>& jobs, int64_t T, Workspace& ws, ThreadTeam& team) {
   int64_t rows = 0;
   for (const Job& job : jobs) rows += job.mlp->gate_proj.rows;
-  const int64_t step = rows_per_item(rows, team.size());
+  const int64_t step = rows_per_item(rows, T, team.size());
   std::vector<int64_t>& begins = ws.item_begin;
   begins.assign(1, 0);
   for (const Job& job : jobs) begins.push_back(begins.back() + (job.mlp->gate_proj.rows + step - 1) / step);
@@ -48,7 +48,7 @@ void up_half(const std::vector<Job>& jobs, Workspace& ws, ThreadTeam& team) {
 // owns some output rows.
 void down_half(const std::vector<Job>& jobs, int64_t T, int64_t hidden, Workspace& ws, ThreadTeam& team) {
   auto* out = ws.branch.as<float>();
-  const int64_t step = rows_per_item(hidden, team.size());
+  const int64_t step = rows_per_item(hidden, T, team.size());
   team.parallel_for((hidden + step - 1) / step, [&](int64_t item, int thread) {
     Workspace::Scratch& scratch = ws.scratch[static_cast<size_t>(thread)];
     const int64_t begin = item * step;
@@ -126,7 +126,7 @@ void run_jobs(const Model& model, std::vector<Job>& jobs, int64_t routed_slots, 
   if (last_differs) ws.second_operand.prepare(x, T, hidden, hidden, last.gate_proj, rounding, &team);
   for (Job& job : jobs) job.x = ws.operand.view();
   if (last_differs) jobs.back().x = ws.second_operand.view();
-  up_half(jobs, ws, team);
+  up_half(jobs, T, ws, team);
 
   // The routed experts' inner rows lie together and become one operand; the last job's (shared experts, dense) another.
   const bool has_routed = routed_slots > 0;

@@ -51,7 +51,7 @@ class Loader {
   }
 
   TensorView unquantized(const std::string& name, const Shape& shape) {
-    const TensorView view = shaped(name, shape);
+    TensorView view = shaped(name, shape);
     if (view.dtype != DType::f32 && view.dtype != DType::bf16 && view.dtype != DType::f16) {
       refuse_type(name, view.dtype, "F32, BF16 or F16");
     }

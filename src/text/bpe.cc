@@ -45,7 +45,7 @@ constexpr int memory_bits = 14;
 
 Remembered* thread_memory() {
   thread_local std::unique_ptr<Remembered[]> memory;
-  if (!memory) memory.reset(new Remembered[size_t{1} << memory_bits]);
+  if (!memory) memory = std::make_unique<Remembered[]>(size_t{1} << memory_bits);
   return memory.get();
 }
 

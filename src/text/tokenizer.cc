@@ -271,7 +271,8 @@ void Tokenizer::Data::read_model(const Json& json, std::string_view source,
     throw_bad_input("{}.dropout: {} is not supported; expected null.", where, shown(dropout->dump()));
   }
   for (const char* name : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-    if (const Json* affix = model.find(name); affix != nullptr && *affix != "") {
+    if (const Json* affix = model.find(name);
+        affix != nullptr && !(affix->is_string() && affix->get_ref<const std::string&>().empty())) {
       throw_bad_input("{}.{}: {} is not supported; expected null.", where, name, shown(affix->dump()));
     }
   }
@@ -290,11 +291,11 @@ void Tokenizer::Data::read_model(const Json& json, std::string_view source,
     greatest = std::max(greatest, id);
   }
   // Tables are as long as the greatest id: a short file must not ask for much memory.
-  if (static_cast<size_t>(greatest + 1) > vocab_json.size() * 16 + most_holes) {
+  if (static_cast<size_t>(greatest) + 1 > vocab_json.size() * 16 + most_holes) {
     throw_bad_input("{}: the greatest id is {}, but there are only {} tokens.", vocab_where, greatest,
                     vocab_json.size());
   }
-  tokens.resize(static_cast<size_t>(greatest + 1));
+  tokens.resize(static_cast<size_t>(greatest) + 1);
   const ByteTable& table = byte_table();
   for (const auto& [token, id_json] : vocab_json.get_ref<const Json::object_t&>()) {
     const auto id = id_json.get<int32_t>();

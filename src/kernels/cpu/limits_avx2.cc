@@ -26,6 +26,7 @@ float f32(int64_t rounds) {
   const __m256 a = _mm256_set1_ps(0.999f);
   const __m256 b = _mm256_set1_ps(0.001f);
   for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 16
     for (__m256& sum : sums) sum = _mm256_fmadd_ps(sum, a, b);
   }
   for (int k = 1; k < kSums; ++k) sums[0] = _mm256_add_ps(sums[0], sums[k]);
