@@ -134,7 +134,7 @@ void linear_transposed_rows(const float* x, int64_t x_stride, int64_t T, const W
 int64_t rows_per_item(int64_t rows, int64_t T, int threads) {
   // About four items a thread even out a busy machine. For few tokens long runs of memory count; for many, an item's
   // weights should stay in the second-level cache while the tokens pass: 64 rows of 7,168 bytes are 459 KB.
-  const int64_t most = T <= 8 ? kStreamRows : 64;
+  const int64_t most = T <= 4 ? kStreamRows : 64;
   const int64_t share = (rows + 4 * threads - 1) / (4 * threads);
   return std::clamp<int64_t>((share + 3) / 4 * 4, 4, most);
 }

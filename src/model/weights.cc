@@ -107,6 +107,7 @@ class Loader {
   LayerWeights layer(int64_t i) {
     const std::string prefix = fmt::format("model.layers.{}.", i);
     LayerWeights result;
+    if (config_.is_mtp_layer(i)) result.mtp = mtp(prefix);
     result.input_layernorm = gain(prefix + "input_layernorm.weight", config_.hidden_size);
     result.post_attention_layernorm = gain(prefix + "post_attention_layernorm.weight", config_.hidden_size);
     result.attention = attention(prefix + "self_attn.");
@@ -115,7 +116,6 @@ class Loader {
     } else {
       result.mlp = mlp(prefix + "mlp.", config_.intermediate_size);
     }
-    if (config_.is_mtp_layer(i)) result.mtp = mtp(prefix);
     return result;
   }
 
@@ -172,6 +172,13 @@ class Loader {
 
   MtpWeights mtp(const std::string& prefix) {
     const int64_t hidden = config_.hidden_size;
+    if (!checkpoint_.has(prefix + "eh_proj.weight")) {
+      throw_bad_input(
+          "{}: config.json says num_nextn_predict_layers is {}, but the files hold no {}eh_proj.weight; where the MTP "
+          "layer "
+          "was left out, set it to 0.",
+          checkpoint_.directory(), config_.num_nextn_predict_layers, prefix);
+    }
     MtpWeights result;
     result.enorm = gain(prefix + "enorm.weight", hidden);
     result.hnorm = gain(prefix + "hnorm.weight", hidden);
