@@ -49,7 +49,7 @@ void print_row(const Measurement& m, const MachineLimits& limits) {
 void run(const Arguments& arguments) {
   ThreadTeam team(arguments.threads);
   const auto start = std::chrono::steady_clock::now();
-  const std::unique_ptr<Model> model =
+  const std::unique_ptr<LoadedModel> model =
       arguments.model.empty() ? nullptr : open_model(arguments.model, *compute_mode_from_name(arguments.compute));
   const double open_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 

@@ -58,7 +58,7 @@ TraceOptions trace_options(const Arguments& arguments) {
 void run(const Arguments& arguments) {
   const std::vector<int32_t> ids = parse_ids(arguments.ids, "--ids");
   const TraceOptions options = trace_options(arguments);
-  const std::unique_ptr<Model> model = open_model(arguments.model, *compute_mode_from_name(arguments.compute));
+  const std::unique_ptr<LoadedModel> model = open_model(arguments.model, *compute_mode_from_name(arguments.compute));
   if (options.mtp && model->config.num_nextn_predict_layers == 0) {
     fmt::print(stderr, "fathom: {} has no MTP layer; the file will hold no mtp tensors.\n", arguments.model);
   }

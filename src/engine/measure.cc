@@ -28,7 +28,8 @@ class ExpertCounter : public ForwardProbe {
   int64_t count = 0;
 };
 
-std::unique_ptr<LatentCache> random_cache(const Model& model, int64_t depth, int64_t capacity, std::mt19937& random) {
+std::unique_ptr<LatentCache> random_cache(const LoadedModel& model, int64_t depth, int64_t capacity,
+                                          std::mt19937& random) {
   const int64_t most = model.config.max_position_embeddings;
   if (most > 0 && capacity > most) {
     throw_bad_input("A depth of {} positions was asked for; the model has {} (max_position_embeddings).", depth, most);
@@ -46,7 +47,7 @@ std::unique_ptr<LatentCache> random_cache(const Model& model, int64_t depth, int
   return cache;
 }
 
-int32_t random_token(const Model& model, std::mt19937& random) {
+int32_t random_token(const LoadedModel& model, std::mt19937& random) {
   return static_cast<int32_t>(random() % static_cast<uint32_t>(model.config.vocab_size));
 }
 
@@ -70,7 +71,7 @@ double Measurement::read_fraction() const {
   return median(fractions);
 }
 
-Measurement measure_decode(const Model& model, int64_t batch, int64_t depth, int64_t steps, int64_t repeats,
+Measurement measure_decode(const LoadedModel& model, int64_t batch, int64_t depth, int64_t steps, int64_t repeats,
                            ThreadTeam& team, ReadBandwidth& bandwidth) {
   std::mt19937 random(1);
   std::vector<std::unique_ptr<LatentCache>> caches;
@@ -108,7 +109,7 @@ Measurement measure_decode(const Model& model, int64_t batch, int64_t depth, int
   return result;
 }
 
-Measurement measure_prefill(const Model& model, int64_t tokens, int64_t depth, int64_t repeats, ThreadTeam& team,
+Measurement measure_prefill(const LoadedModel& model, int64_t tokens, int64_t depth, int64_t repeats, ThreadTeam& team,
                             ReadBandwidth& bandwidth) {
   std::mt19937 random(2);
   const auto cache = random_cache(model, depth, depth + tokens, random);

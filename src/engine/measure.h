@@ -29,11 +29,11 @@ double median(std::vector<double> values);
 
 /// Decodes `steps` tokens of each of `batch` sequences that already hold `depth` positions (filled with random
 /// latents), `repeats` times.
-Measurement measure_decode(const Model& model, int64_t batch, int64_t depth, int64_t steps, int64_t repeats,
+Measurement measure_decode(const LoadedModel& model, int64_t batch, int64_t depth, int64_t steps, int64_t repeats,
                            ThreadTeam& team, ReadBandwidth& bandwidth);
 
 /// Prefills a prompt of `tokens` random tokens on top of `depth` positions in one pass, `repeats` times.
-Measurement measure_prefill(const Model& model, int64_t tokens, int64_t depth, int64_t repeats, ThreadTeam& team,
+Measurement measure_prefill(const LoadedModel& model, int64_t tokens, int64_t depth, int64_t repeats, ThreadTeam& team,
                             ReadBandwidth& bandwidth);
 
 /// Greatest resident memory of the process so far, and the part of the present one that is not mapped files, in bytes.

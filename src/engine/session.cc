@@ -8,7 +8,7 @@
 namespace fathom {
 
 struct Session::Data {
-  Data(std::unique_ptr<Model> opened, const SessionOptions& wanted)
+  Data(std::unique_ptr<LoadedModel> opened, const SessionOptions& wanted)
       : options(wanted),
         team(wanted.threads),
         model(std::move(opened)),
@@ -37,7 +37,7 @@ struct Session::Data {
 
   SessionOptions options;
   ThreadTeam team;
-  std::unique_ptr<Model> model;
+  std::unique_ptr<LoadedModel> model;
   LatentCache cache;
   Workspace workspace;
   std::vector<float> logits;

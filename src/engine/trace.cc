@@ -68,7 +68,7 @@ class Collector : public ForwardProbe {
   const TraceOptions& options_;
 };
 
-void check(const Model& model, const std::vector<int32_t>& prompt, const TraceOptions& options) {
+void check(const LoadedModel& model, const std::vector<int32_t>& prompt, const TraceOptions& options) {
   const ModelConfig& config = model.config;
   if (prompt.empty()) throw_bad_input("The prompt is empty: it has no tokens.");
   for (int32_t token : prompt) {
@@ -109,7 +109,7 @@ void select_positions(std::vector<TracedTensor>& tensors, const std::vector<int6
 
 }  // namespace
 
-std::vector<TracedTensor> trace_forward(const Model& model, const std::vector<int32_t>& prompt,
+std::vector<TracedTensor> trace_forward(const LoadedModel& model, const std::vector<int32_t>& prompt,
                                         const TraceOptions& options, ThreadTeam& team) {
   check(model, prompt, options);
   const ModelConfig& config = model.config;

@@ -45,7 +45,7 @@ struct TracedTensor {
 ///
 /// `bad_input`: no tokens, an id outside the vocabulary, more positions than the model's, a position outside the
 /// prompt.
-std::vector<TracedTensor> trace_forward(const Model& model, const std::vector<int32_t>& prompt,
+std::vector<TracedTensor> trace_forward(const LoadedModel& model, const std::vector<int32_t>& prompt,
                                         const TraceOptions& options, ThreadTeam& team);
 
 }  // namespace fathom

@@ -41,7 +41,8 @@ double weight_bytes(const Weight& weight) {
   return bytes;
 }
 
-PassCost forward_cost(const Model& model, std::span<const Span> spans, int64_t logits_rows, int64_t distinct_experts) {
+PassCost forward_cost(const LoadedModel& model, std::span<const Span> spans, int64_t logits_rows,
+                      int64_t distinct_experts) {
   const ModelConfig& c = model.config;
   const auto H = static_cast<double>(c.num_attention_heads);
   const double width = static_cast<double>(c.kv_lora_rank + c.qk_rope_head_dim);

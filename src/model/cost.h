@@ -15,6 +15,7 @@ double weight_bytes(const Weight& weight);
 
 /// Cost of the main layers over a batch plus the head for `logits_rows` rows. `distinct_experts` is the number of
 /// (layer, expert) pairs that at least one token chose: what a batch shares is read once.
-PassCost forward_cost(const Model& model, std::span<const Span> spans, int64_t logits_rows, int64_t distinct_experts);
+PassCost forward_cost(const LoadedModel& model, std::span<const Span> spans, int64_t logits_rows,
+                      int64_t distinct_experts);
 
 }  // namespace fathom

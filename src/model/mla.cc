@@ -57,7 +57,7 @@ void softmax_block(float* scores, int64_t n, float scale, SoftmaxState& state, f
   state.sum += sum;
 }
 
-void project_queries(const Model& model, const AttentionWeights& w, int64_t T, Workspace& ws, ThreadTeam& team) {
+void project_queries(const LoadedModel& model, const AttentionWeights& w, int64_t T, Workspace& ws, ThreadTeam& team) {
   const ModelConfig& config = model.config;
   const Dims d(config);
   const int64_t hidden = config.hidden_size;
@@ -86,8 +86,8 @@ void project_queries(const Model& model, const AttentionWeights& w, int64_t T, W
 }
 
 // Norms and rotations of the new positions, and their entry into the caches.
-void append_latents(const Model& model, int64_t layer, const AttentionWeights& w, const Batch& batch, Workspace& ws,
-                    ThreadTeam& team) {
+void append_latents(const LoadedModel& model, int64_t layer, const AttentionWeights& w, const Batch& batch,
+                    Workspace& ws, ThreadTeam& team) {
   const Dims d(model.config);
   const auto eps = static_cast<float>(model.config.rms_norm_eps);
   auto* kv = ws.kv_latent.as<float>();
@@ -107,7 +107,7 @@ void append_latents(const Model& model, int64_t layer, const AttentionWeights& w
 
 // A few heads over a whole span: keys and values of each page of latents are rebuilt once and met by all queries that
 // see the page.
-void expanded_heads(const Model& model, int64_t layer, const Weight& kv_b, const Span& span, int64_t h_begin,
+void expanded_heads(const LoadedModel& model, int64_t layer, const Weight& kv_b, const Span& span, int64_t h_begin,
                     int64_t h_end, Workspace& ws, Workspace::Scratch& scratch) {
   const Dims d(model.config);
   constexpr int64_t kPage = LatentCache::kPage;
@@ -167,7 +167,7 @@ void expanded_heads(const Model& model, int64_t layer, const Weight& kv_b, const
 }
 
 // A group of heads over a span of few queries: the pages of latents are themselves the keys and the values.
-void absorbed_heads(const Model& model, int64_t layer, const Weight& kv_b, const Span& span, int64_t h_begin,
+void absorbed_heads(const LoadedModel& model, int64_t layer, const Weight& kv_b, const Span& span, int64_t h_begin,
                     int64_t h_end, Workspace& ws, Workspace::Scratch& scratch) {
   const Dims d(model.config);
   constexpr int64_t kPage = LatentCache::kPage;
@@ -241,7 +241,7 @@ AttentionForm choose_attention(const ModelConfig& config, int64_t new_tokens, in
   return absorbed <= expanded ? AttentionForm::absorbed : AttentionForm::expanded;
 }
 
-void latent_attention(const Model& model, int64_t layer, const Batch& batch, Workspace& ws, ThreadTeam& team) {
+void latent_attention(const LoadedModel& model, int64_t layer, const Batch& batch, Workspace& ws, ThreadTeam& team) {
   const Dims d(model.config);
   const AttentionWeights& w = model.weights.layers[static_cast<size_t>(layer)].attention;
   const auto T = static_cast<int64_t>(batch.tokens.size());

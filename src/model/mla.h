@@ -7,6 +7,7 @@ namespace fathom {
 /// the caches, leaves the result in `workspace.branch` [T, hidden].
 ///
 /// Source: DeepSeek-V3 report §2.1.1, eq. 1–11; absorbed form as in the official demo's `MLA.forward`.
-void latent_attention(const Model& model, int64_t layer, const Batch& batch, Workspace& workspace, ThreadTeam& team);
+void latent_attention(const LoadedModel& model, int64_t layer, const Batch& batch, Workspace& workspace,
+                      ThreadTeam& team);
 
 }  // namespace fathom

@@ -88,7 +88,7 @@ void sort_by_expert(int64_t T, int64_t E, int64_t K, Workspace& ws) {
   ws.expert_begin[0] = 0;
 }
 
-void route(const Model& model, int64_t layer, const MoeWeights& moe, int64_t T, Workspace& ws, ThreadTeam& team) {
+void route(const LoadedModel& model, int64_t layer, const MoeWeights& moe, int64_t T, Workspace& ws, ThreadTeam& team) {
   const ModelConfig& config = model.config;
   const int64_t E = config.n_routed_experts;
   const int64_t K = config.num_experts_per_tok;
@@ -114,7 +114,7 @@ void route(const Model& model, int64_t layer, const MoeWeights& moe, int64_t T, 
 }
 
 // Prepares each job's input; two operands if the shared experts are stored in another format.
-void run_jobs(const Model& model, std::vector<Job>& jobs, int64_t routed_slots, int64_t routed_inner, int64_t T,
+void run_jobs(const LoadedModel& model, std::vector<Job>& jobs, int64_t routed_slots, int64_t routed_inner, int64_t T,
               Workspace& ws, ThreadTeam& team) {
   const int64_t hidden = model.config.hidden_size;
   const OperandRounding rounding = model.linear_rounding();
@@ -151,12 +151,12 @@ void run_jobs(const Model& model, std::vector<Job>& jobs, int64_t routed_slots, 
 
 }  // namespace
 
-void dense_feed_forward(const Model& model, const MlpWeights& mlp, int64_t T, Workspace& ws, ThreadTeam& team) {
+void dense_feed_forward(const LoadedModel& model, const MlpWeights& mlp, int64_t T, Workspace& ws, ThreadTeam& team) {
   ws.jobs.assign(1, Job{&mlp, ws.all_tokens.data(), nullptr, T, {}, ws.inner.as<float>(), {}});
   run_jobs(model, ws.jobs, 0, 0, T, ws, team);
 }
 
-void mixture_of_experts(const Model& model, int64_t layer, const MoeWeights& moe, int64_t T, Workspace& ws,
+void mixture_of_experts(const LoadedModel& model, int64_t layer, const MoeWeights& moe, int64_t T, Workspace& ws,
                         ThreadTeam& team) {
   const ModelConfig& config = model.config;
   const int64_t E = config.n_routed_experts;

@@ -15,7 +15,7 @@ void reserve_floats(Buffer& buffer, int64_t count) {
   buffer.reserve(static_cast<size_t>(count) * sizeof(float));
 }
 
-void report_latents(const Model& model, int64_t layer, const Batch& batch, ForwardProbe& probe) {
+void report_latents(const LoadedModel& model, int64_t layer, const Batch& batch, ForwardProbe& probe) {
   const ModelConfig& config = model.config;
   const auto T = static_cast<int64_t>(batch.tokens.size());
   const int64_t width = config.kv_lora_rank + config.qk_rope_head_dim;
@@ -39,7 +39,8 @@ void add(float* to, const float* what, int64_t T, int64_t n, ThreadTeam& team) {
   });
 }
 
-void normalise(const float* x, const TensorView& gain, const Model& model, int64_t T, float* y, ThreadTeam& team) {
+void normalise(const float* x, const TensorView& gain, const LoadedModel& model, int64_t T, float* y,
+               ThreadTeam& team) {
   const int64_t n = model.config.hidden_size;
   team.parallel_for(T, [&](int64_t t, int) {
     rms_norm(x + t * n, n, gain, static_cast<float>(model.config.rms_norm_eps), y + t * n);
@@ -47,7 +48,7 @@ void normalise(const float* x, const TensorView& gain, const Model& model, int64
 }
 
 // x = x + Attn(norm(x)); x = x + FFN(norm(x)), on workspace.hidden.
-void transformer_layer(const Model& model, int64_t layer, const Batch& batch, Workspace& ws, ThreadTeam& team,
+void transformer_layer(const LoadedModel& model, int64_t layer, const Batch& batch, Workspace& ws, ThreadTeam& team,
                        ForwardProbe* probe) {
   const LayerWeights& weights = model.weights.layers[static_cast<size_t>(layer)];
   const auto T = static_cast<int64_t>(batch.tokens.size());
@@ -76,7 +77,7 @@ void transformer_layer(const Model& model, int64_t layer, const Batch& batch, Wo
   }
 }
 
-void compute_angles(const Model& model, const Batch& batch, Workspace& ws) {
+void compute_angles(const LoadedModel& model, const Batch& batch, Workspace& ws) {
   const int64_t d = model.config.qk_rope_head_dim;
   for (const Span& span : batch.spans) {
     for (int64_t i = 0; i < span.length; ++i) {
@@ -87,7 +88,7 @@ void compute_angles(const Model& model, const Batch& batch, Workspace& ws) {
 
 }  // namespace
 
-OperandRounding Model::linear_rounding() const {
+OperandRounding LoadedModel::linear_rounding() const {
   switch (compute) {
     case ComputeMode::fp32:
       return OperandRounding::none;
@@ -99,12 +100,12 @@ OperandRounding Model::linear_rounding() const {
   return config.fp8 && config.fp8->ue8m0 ? OperandRounding::fp8_ue8m0 : OperandRounding::fp8;
 }
 
-OperandRounding Model::unquantized_rounding() const {
+OperandRounding LoadedModel::unquantized_rounding() const {
   return compute == ComputeMode::bf16 ? OperandRounding::bf16 : OperandRounding::none;
 }
 
-std::unique_ptr<Model> open_model(const std::string& directory, ComputeMode compute) {
-  auto model = std::make_unique<Model>();
+std::unique_ptr<LoadedModel> open_model(const std::string& directory, ComputeMode compute) {
+  auto model = std::make_unique<LoadedModel>();
   model->checkpoint = std::make_unique<Checkpoint>(directory);
   model->config = model->checkpoint->config();
   model->weights = load_weights(*model->checkpoint);
@@ -113,7 +114,7 @@ std::unique_ptr<Model> open_model(const std::string& directory, ComputeMode comp
   return model;
 }
 
-Workspace::Workspace(const Model& model, int64_t most_tokens, int threads)
+Workspace::Workspace(const LoadedModel& model, int64_t most_tokens, int threads)
     : max_tokens(most_tokens), scratch(static_cast<size_t>(threads)) {
   const ModelConfig& c = model.config;
   const int64_t T = most_tokens;
@@ -143,7 +144,7 @@ Workspace::Workspace(const Model& model, int64_t most_tokens, int threads)
   item_begin.reserve(static_cast<size_t>(E) + 2);
 }
 
-void forward(const Model& model, const Batch& batch, Workspace& ws, ThreadTeam& team, ForwardProbe* probe) {
+void forward(const LoadedModel& model, const Batch& batch, Workspace& ws, ThreadTeam& team, ForwardProbe* probe) {
   const auto T = static_cast<int64_t>(batch.tokens.size());
   const int64_t hidden = model.config.hidden_size;
   auto* x = ws.hidden.as<float>();
@@ -158,8 +159,8 @@ void forward(const Model& model, const Batch& batch, Workspace& ws, ThreadTeam& 
   normalise(x, model.weights.norm, model, T, ws.normed.as<float>(), team);
 }
 
-void mtp_forward(const Model& model, int64_t depth, const Batch& batch, const float* previous_hidden, Workspace& ws,
-                 ThreadTeam& team, ForwardProbe* probe) {
+void mtp_forward(const LoadedModel& model, int64_t depth, const Batch& batch, const float* previous_hidden,
+                 Workspace& ws, ThreadTeam& team, ForwardProbe* probe) {
   const int64_t layer = model.config.num_hidden_layers + depth;
   const MtpWeights& mtp = *model.weights.layers[static_cast<size_t>(layer)].mtp;
   const auto T = static_cast<int64_t>(batch.tokens.size());
@@ -180,7 +181,7 @@ void mtp_forward(const Model& model, int64_t depth, const Batch& batch, const fl
   normalise(ws.hidden.as<float>(), mtp.shared_head_norm, model, T, ws.normed.as<float>(), team);
 }
 
-void compute_logits(const Model& model, const Weight& head, std::span<const int32_t> rows, Workspace& ws,
+void compute_logits(const LoadedModel& model, const Weight& head, std::span<const int32_t> rows, Workspace& ws,
                     ThreadTeam& team, float* logits) {
   const int64_t hidden = model.config.hidden_size;
   const auto count = static_cast<int64_t>(rows.size());

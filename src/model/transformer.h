@@ -13,9 +13,9 @@
 
 namespace fathom {
 
-/// A model ready to compute: mapped weights and how to use them. Immutable once made; any number of sequences may share
-/// it.
-struct Model {
+/// A model ready to compute: mapped weights and how to use them (`Model` is the class of the public header). Immutable
+/// once made; any number of sequences may share it.
+struct LoadedModel {
   std::unique_ptr<Checkpoint> checkpoint;
   ModelConfig config;
   ModelWeights weights;
@@ -31,7 +31,7 @@ struct Model {
 };
 
 /// Opens `directory` (see Checkpoint, load_weights for what is refused).
-std::unique_ptr<Model> open_model(const std::string& directory, ComputeMode compute);
+std::unique_ptr<LoadedModel> open_model(const std::string& directory, ComputeMode compute);
 
 /// Which of the two equal formulas of latent attention a span uses (spec §1.3).
 enum class AttentionForm {
@@ -71,7 +71,7 @@ class ForwardProbe {
 
 /// Working memory of forward passes of up to `max_tokens` tokens: named tensors, taken once. One pass at a time.
 struct Workspace {
-  Workspace(const Model& model, int64_t max_tokens, int threads);
+  Workspace(const LoadedModel& model, int64_t max_tokens, int threads);
 
   /// 0, 1, …, count − 1: for logits of every row.
   std::span<const int32_t> all_rows(int64_t count) const { return {all_tokens.data(), static_cast<size_t>(count)}; }
@@ -128,19 +128,19 @@ struct Workspace {
 /// Runs the main layers over a batch: appends to the caches, leaves the hidden state after the final norm in
 /// `workspace.normed` [T, hidden]. `failure` if a router's logits are not numbers (names layer and token). Token ids
 /// are within the vocabulary: the caller has checked.
-void forward(const Model& model, const Batch& batch, Workspace& workspace, ThreadTeam& team,
+void forward(const LoadedModel& model, const Batch& batch, Workspace& workspace, ThreadTeam& team,
              ForwardProbe* probe = nullptr);
 
 /// Runs MTP layer `depth` (0 = the first): position i combines the embedding of `batch.tokens[i]` (the token after
 /// position i) with `previous_hidden` row i (the state after the final norm, or after the previous depth's
 /// shared_head.norm). Leaves the state after shared_head.norm in `workspace.normed`. Source: report §2.2; the order of
 /// the halves and the normed state as the released weights need them (spec §1.7).
-void mtp_forward(const Model& model, int64_t depth, const Batch& batch, const float* previous_hidden,
+void mtp_forward(const LoadedModel& model, int64_t depth, const Batch& batch, const float* previous_hidden,
                  Workspace& workspace, ThreadTeam& team, ForwardProbe* probe = nullptr);
 
 /// Logits of chosen rows of `workspace.normed`. Shapes: logits [rows, vocab_size]. `head` is lm_head or an MTP layer's
 /// shared_head.
-void compute_logits(const Model& model, const Weight& head, std::span<const int32_t> rows, Workspace& workspace,
+void compute_logits(const LoadedModel& model, const Weight& head, std::span<const int32_t> rows, Workspace& workspace,
                     ThreadTeam& team, float* logits);
 
 }  // namespace fathom

@@ -19,7 +19,7 @@ struct TableBytes {
   double expert_elements = 0;
 };
 
-TableBytes sum_table(const Model& model) {
+TableBytes sum_table(const LoadedModel& model) {
   TableBytes sums;
   for (const TensorSpec& spec : tensor_table(model.config)) {
     if (spec.layer >= model.config.num_hidden_layers || spec.shape.size() != 2 || spec.role == TensorRole::embedding)
