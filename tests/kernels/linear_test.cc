@@ -10,10 +10,10 @@
 #include "base/number_formats.h"
 #include "formats/checkpoint.h"
 #include "formats/safetensors.h"
-#include "kernels/cpu/isa.h"
 #include "kernels/linear.h"
 #include "kernels/quantize.h"
 #include "support/golden.h"
+#include "support/isa_guard.h"
 
 namespace fathom {
 namespace {
@@ -25,15 +25,6 @@ std::vector<Isa> machine_isas() {
   }
   return isas;
 }
-
-class IsaGuard {
- public:
-  explicit IsaGuard(Isa isa) : before_(active_isa()) { set_active_isa(isa); }
-  ~IsaGuard() { set_active_isa(before_); }
-
- private:
-  Isa before_;
-};
 
 // A random matrix in some storage, with the values that it stands for.
 struct TestWeight {

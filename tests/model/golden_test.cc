@@ -9,8 +9,8 @@
 
 #include "engine/trace.h"
 #include "formats/safetensors.h"
-#include "kernels/cpu/isa.h"
 #include "support/golden.h"
+#include "support/isa_guard.h"
 
 namespace fathom {
 namespace {
@@ -97,15 +97,6 @@ std::vector<Variant> setups() {
   std::erase_if(all, [](const Variant& s) { return s.isa > machine_isa(); });
   return all;
 }
-
-class IsaGuard {
- public:
-  explicit IsaGuard(Isa isa) : before_(active_isa()) { set_active_isa(isa); }
-  ~IsaGuard() { set_active_isa(before_); }
-
- private:
-  Isa before_;
-};
 
 class GoldenInference : public testing::TestWithParam<const char*> {};
 
