@@ -29,12 +29,6 @@ struct Session::Data {
     tokens.insert(tokens.end(), ids, ids + count);
   }
 
-  void check(int32_t token) const {
-    if (token < 0 || token >= model->config.vocab_size) {
-      throw_bad_input("Token id {} is outside the model's vocabulary of {} tokens.", token, model->config.vocab_size);
-    }
-  }
-
   SessionOptions options;
   ThreadTeam team;
   std::unique_ptr<LoadedModel> model;
@@ -71,11 +65,10 @@ int64_t Session::context() const {
 std::span<const float> Session::prefill(std::span<const int32_t> tokens,
                                         const std::function<void(int64_t, int64_t)>& progress) {
   Data& d = *data_;
-  if (tokens.empty()) throw_bad_input("The prompt is empty: it has no tokens.");
+  check_tokens(d.model->config, tokens);
   if (static_cast<int64_t>(tokens.size()) > d.options.context) {
     throw_bad_input("The prompt has {} tokens; the context holds {}.", tokens.size(), d.options.context);
   }
-  for (int32_t token : tokens) d.check(token);
 
   const size_t most = std::min(tokens.size(), d.tokens.size());
   auto common = static_cast<size_t>(std::mismatch(tokens.begin(), tokens.begin() + most, d.tokens.begin()).first -
@@ -97,7 +90,7 @@ std::span<const float> Session::prefill(std::span<const int32_t> tokens,
 
 std::span<const float> Session::decode(int32_t token) {
   Data& d = *data_;
-  d.check(token);
+  check_tokens(d.model->config, {&token, 1});
   if (static_cast<int64_t>(d.tokens.size()) >= d.options.context) {
     throw_bad_input("The context of {} positions is full.", d.options.context);
   }

@@ -3,7 +3,6 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <map>
 
 #include "base/error.h"
 #include "base/interrupt.h"
@@ -21,12 +20,12 @@ class Collector : public ForwardProbe {
   explicit Collector(const TraceOptions& options) : options_(options) {}
 
   void values(int64_t layer, std::string_view what, const float* values, int64_t rows, int64_t cols) override {
-    if (!wanted(layer, what)) return;
+    if (!wanted(what)) return;
     append(name_of(layer, what), values, rows, cols);
   }
 
   void indices(int64_t layer, std::string_view what, const int32_t* values, int64_t rows, int64_t cols) override {
-    if (!wanted(layer, what)) return;
+    if (!wanted(what)) return;
     TracedTensor& tensor = slot(name_of(layer, what), DType::i32, rows, cols);
     tensor.indices.insert(tensor.indices.end(), values, values + rows * cols);
   }
@@ -44,7 +43,7 @@ class Collector : public ForwardProbe {
   std::vector<TracedTensor> tensors;
 
  private:
-  bool wanted(int64_t, std::string_view what) const {
+  bool wanted(std::string_view what) const {
     if (what == "c_kv" || what == "k_pe") return options_.cache;
     if (what.starts_with("router.")) return options_.router;
     return options_.hidden;
@@ -70,12 +69,7 @@ class Collector : public ForwardProbe {
 
 void check(const LoadedModel& model, const std::vector<int32_t>& prompt, const TraceOptions& options) {
   const ModelConfig& config = model.config;
-  if (prompt.empty()) throw_bad_input("The prompt is empty: it has no tokens.");
-  for (int32_t token : prompt) {
-    if (token < 0 || token >= config.vocab_size) {
-      throw_bad_input("Token id {} is outside the model's vocabulary of {} tokens.", token, config.vocab_size);
-    }
-  }
+  check_tokens(config, prompt);
   const auto T = static_cast<int64_t>(prompt.size());
   if (config.max_position_embeddings > 0 && T + options.greedy_tokens > config.max_position_embeddings) {
     throw_bad_input(

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "base/error.h"
 #include "kernels/norm.h"
 #include "model/mla.h"
 #include "model/moe.h"
@@ -142,6 +143,15 @@ Workspace::Workspace(const LoadedModel& model, int64_t most_tokens, int threads)
   std::iota(all_tokens.begin(), all_tokens.end(), 0);
   jobs.reserve(static_cast<size_t>(E) + 1);
   item_begin.reserve(static_cast<size_t>(E) + 2);
+}
+
+void check_tokens(const ModelConfig& config, std::span<const int32_t> tokens) {
+  if (tokens.empty()) throw_bad_input("The prompt is empty: it has no tokens.");
+  for (int32_t token : tokens) {
+    if (token < 0 || token >= config.vocab_size) {
+      throw_bad_input("Token id {} is outside the model's vocabulary of {} tokens.", token, config.vocab_size);
+    }
+  }
 }
 
 void forward(const LoadedModel& model, const Batch& batch, Workspace& ws, ThreadTeam& team, ForwardProbe* probe) {

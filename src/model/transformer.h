@@ -138,6 +138,9 @@ void forward(const LoadedModel& model, const Batch& batch, Workspace& workspace,
 void mtp_forward(const LoadedModel& model, int64_t depth, const Batch& batch, const float* previous_hidden,
                  Workspace& workspace, ThreadTeam& team, ForwardProbe* probe = nullptr);
 
+/// What `forward` expects of its caller: `bad_input` if there are no tokens or an id is outside the vocabulary.
+void check_tokens(const ModelConfig& config, std::span<const int32_t> tokens);
+
 /// Logits of chosen rows of `workspace.normed`. Shapes: logits [rows, vocab_size]. `head` is lm_head or an MTP layer's
 /// shared_head.
 void compute_logits(const LoadedModel& model, const Weight& head, std::span<const int32_t> rows, Workspace& workspace,
