@@ -9,9 +9,10 @@
 
 namespace fathom {
 
-/// A matrix as the checkpoint stores it: W [rows = out, cols = in], row-major, in memory that somebody else owns.
+/// A matrix as the checkpoint stores it: W [rows = out, cols = in], row-major, in memory that somebody else owns; or in
+/// integers, in the panels of integer_weight.h.
 struct Weight {
-  DType dtype = DType::f32;  ///< f32, f16, bf16 or f8_e4m3
+  DType dtype = DType::f32;  ///< f32, f16, bf16 or f8_e4m3; u8 for panels of integers
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t row_stride = 0;  ///< elements from one row to the next
@@ -20,6 +21,10 @@ struct Weight {
   const float* scale_inv = nullptr;
   int64_t block_rows = 0;
   int64_t block_cols = 0;
+  /// Integers only (see IntegerFormat): 8 or 4 bits, columns of a group, whether a zero point is stored.
+  int bits = 0;
+  int64_t group = 0;
+  bool zero_point = false;
 
   int64_t scale_cols() const { return (cols + block_cols - 1) / block_cols; }
   const std::byte* row(int64_t r) const { return data + static_cast<size_t>(r * row_stride) * dtype_bytes(dtype); }
@@ -34,6 +39,8 @@ enum class OperandRounding {
   bf16,  ///< rounded to BF16; FP8 weights are used as stored (codes, block sums times scale)
   fp8,   ///< per token and 128 channels to E4M3 with a float32 scale = max(amax, 1e-4) / 448; FP8 weights only
   fp8_ue8m0,  ///< the same with the scale raised to a power of two
+  int8,  ///< per token and 128 channels to integers within ±127, scale = amax / 127; any weight (those that are not
+         ///< stored in integers are brought to 8 bits on the fly)
 };
 
 /// How a kernel reads activations.
@@ -42,6 +49,7 @@ enum class OperandForm {
   bf16,        ///< BF16, natural order
   bf16_lanes,  ///< BF16 in the order in which 64 FP8 codes unpack on AVX-512: within each 64, bytes 0–7 of the four
                ///< 16-byte lanes, then 8–15
+  int8,        ///< signed bytes, natural order, with a scale and a sum per 128 channels
 };
 
 /// Prepared activations, somebody else's memory. Rows are padded with zeros to a multiple of 64 elements.

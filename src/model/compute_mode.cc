@@ -8,6 +8,8 @@ std::string_view compute_mode_name(ComputeMode mode) {
       return "fp32";
     case ComputeMode::bf16:
       return "bf16";
+    case ComputeMode::int8:
+      return "int8";
     case ComputeMode::w8a8:
       return "w8a8";
   }
@@ -15,7 +17,7 @@ std::string_view compute_mode_name(ComputeMode mode) {
 }
 
 std::optional<ComputeMode> compute_mode_from_name(std::string_view name) {
-  for (ComputeMode mode : {ComputeMode::fp32, ComputeMode::bf16, ComputeMode::w8a8}) {
+  for (ComputeMode mode : {ComputeMode::fp32, ComputeMode::bf16, ComputeMode::int8, ComputeMode::w8a8}) {
     if (compute_mode_name(mode) == name) return mode;
   }
   return std::nullopt;

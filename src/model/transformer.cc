@@ -95,6 +95,8 @@ OperandRounding LoadedModel::linear_rounding() const {
       return OperandRounding::none;
     case ComputeMode::bf16:
       return OperandRounding::bf16;
+    case ComputeMode::int8:
+      return OperandRounding::int8;
     case ComputeMode::w8a8:
       break;
   }
@@ -102,7 +104,7 @@ OperandRounding LoadedModel::linear_rounding() const {
 }
 
 OperandRounding LoadedModel::unquantized_rounding() const {
-  return compute == ComputeMode::bf16 ? OperandRounding::bf16 : OperandRounding::none;
+  return compute == ComputeMode::bf16 || compute == ComputeMode::int8 ? OperandRounding::bf16 : OperandRounding::none;
 }
 
 std::unique_ptr<LoadedModel> open_model(const std::string& directory, ComputeMode compute) {

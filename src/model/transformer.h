@@ -27,7 +27,9 @@ struct LoadedModel {
   /// The same for head, eh_proj and kv_b_proj: w8a8 never quantises the input of the first two, and uses kv_b_proj cast
   /// to BF16 on unquantised latents, as the official demo's absorbed attention does.
   OperandRounding unquantized_rounding() const;
-  DType cache_dtype() const { return compute == ComputeMode::bf16 ? DType::bf16 : DType::f32; }
+  DType cache_dtype() const {
+    return compute == ComputeMode::bf16 || compute == ComputeMode::int8 ? DType::bf16 : DType::f32;
+  }
 };
 
 /// Opens `directory` (see Checkpoint, load_weights for what is refused).
