@@ -176,7 +176,7 @@ void linear_rows_generic(const OperandView& x, const int32_t* row_index, int64_t
     case WeightKind::f16:
       return linear_rows_kind<V, WeightKind::f16, false>(x, row_index, T, w, row_begin, row_end, y, y_stride);
     case WeightKind::e4m3:
-      if (x.rounding == OperandRounding::none) {
+      if (x.scales == nullptr) {
         return linear_rows_kind<V, WeightKind::e4m3, true>(x, row_index, T, w, row_begin, row_end, y, y_stride);
       }
       return linear_rows_kind<V, WeightKind::e4m3, false>(x, row_index, T, w, row_begin, row_end, y, y_stride);
