@@ -15,7 +15,8 @@ namespace fathom {
 namespace {
 
 struct Arguments {
-  std::string model, compute = "bf16", depth = "0", batch = "1";
+  std::string model, depth = "0", batch = "1";
+  WeightArguments weights;
   int threads = 0;
   int64_t prefill = 256;
   int64_t decode = 16;
@@ -46,15 +47,19 @@ void print_row(const Measurement& m, const MachineLimits& limits) {
              m.cost.operations / seconds / 1e9, 100 * m.arithmetic_fraction(ceiling));
 }
 
+std::unique_ptr<LoadedModel> open(const Arguments& arguments, ThreadTeam& team) {
+  LoadDisplay display;
+  return open_model(arguments.model, arguments.weights.open_options(display), team);
+}
+
 void run(const Arguments& arguments) {
   ThreadTeam team(arguments.threads);
   const auto start = std::chrono::steady_clock::now();
-  const std::unique_ptr<LoadedModel> model =
-      arguments.model.empty() ? nullptr : open_model(arguments.model, *compute_mode_from_name(arguments.compute));
+  const std::unique_ptr<LoadedModel> model = arguments.model.empty() ? nullptr : open(arguments, team);
   const double open_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
   // What is measured is the steady state: every page of the weights mapped.
-  if (model != nullptr) {
+  if (model != nullptr && model->held.storage == WeightStorage::mapped) {
     for (const auto& file : model->checkpoint->files()) file->populate();
   }
   ReadBandwidth bandwidth(team);
@@ -78,7 +83,8 @@ void run(const Arguments& arguments) {
   }
   if (model != nullptr) {
     if (!arguments.json) {
-      fmt::print("\n{}, {}; opened in {:.2f} s\n", arguments.model, arguments.compute, open_seconds);
+      fmt::print("\n{}, {}, weights {}; opened in {:.2f} s\n", arguments.model, compute_mode_name(model->compute),
+                 arguments.weights.weights, open_seconds);
       fmt::print("{:<28} {:>9} {:>10} {:>8} {:>9} {:>10} {:>9}\n", "", "tokens/s", "ms/pass", "GB/s", "of read",
                  "Gop/s", limits.bf16_ops_per_s > 0 ? "of BF16" : "of FMA");
     }
@@ -99,7 +105,8 @@ void run(const Arguments& arguments) {
     }
     const ResidentMemory memory = resident_memory();
     report["model"] = arguments.model;
-    report["compute"] = arguments.compute;
+    report["compute"] = std::string(compute_mode_name(model->compute));
+    report["weights"] = arguments.weights.weights;
     report["open_seconds"] = open_seconds;
     report["peak_resident_bytes"] = memory.peak;
     report["anonymous_resident_bytes"] = memory.anonymous;
@@ -124,9 +131,7 @@ void add_bench_command(CLI::App& app, int& /*exit_code*/) {
       "of\n"
       "the streaming read is the median over the repeats, each beside a streaming read made just before it.");
   command->add_option("--model", arguments->model, "Checkpoint directory; without it only the ceilings are measured");
-  command->add_option("--compute", arguments->compute, "Arithmetic: fp32, bf16 or w8a8")
-      ->check(CLI::IsMember({"fp32", "bf16", "w8a8"}))
-      ->capture_default_str();
+  arguments->weights.add_to(*command);
   command->add_option("--prefill", arguments->prefill, "Tokens of a prompt in one pass; 0: none")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 16))
       ->capture_default_str();
