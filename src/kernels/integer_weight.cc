@@ -5,6 +5,7 @@
 #include "base/buffer.h"
 #include "base/number_formats.h"
 #include "kernels/cpu/integer_kernels.h"
+#include "kernels/cpu/isa.h"
 
 namespace fathom {
 namespace {
@@ -20,6 +21,14 @@ constexpr int64_t kFlyingRows = 64;
 }  // namespace
 
 const IntegerKernels& integer_kernels() {
+  switch (active_isa()) {
+    case Isa::avx512:
+      return integer_kernels_avx512();
+    case Isa::avx2:
+      return integer_kernels_avx2();
+    case Isa::portable:
+      break;
+  }
   return integer_kernels_portable();
 }
 
