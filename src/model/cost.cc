@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/integer_weight.h"
+
 namespace fathom {
 namespace {
 
@@ -33,6 +35,9 @@ double mlp_elements(const MlpWeights& mlp) {
 }  // namespace
 
 double weight_bytes(const Weight& weight) {
+  if (weight.bits != 0) {
+    return static_cast<double>(integer_weight_bytes(integer_format(weight), weight.rows, weight.cols));
+  }
   double bytes = elements(weight) * static_cast<double>(dtype_bytes(weight.dtype));
   if (weight.scale_inv != nullptr) {
     const int64_t blocks = (weight.rows + weight.block_rows - 1) / weight.block_rows * weight.scale_cols();

@@ -10,7 +10,7 @@ struct PassCost {
   double operations = 0;    ///< multiplications and additions of the products (2 per weight and token) and of attention
 };
 
-/// Bytes of a stored matrix with its scales.
+/// Bytes of a stored matrix with its scales; of integers also the zeros and the padding of panels.
 double weight_bytes(const Weight& weight);
 
 /// Cost of the main layers over a batch plus the head for `logits_rows` rows. `distinct_experts` is the number of

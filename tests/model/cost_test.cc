@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "formats/tensor_table.h"
+#include "kernels/integer_weight.h"
 #include "support/golden.h"
 
 namespace fathom {
@@ -86,6 +87,11 @@ TEST(ForwardCost, ExpandedAttentionRebuildsEveryPosition) {
   const double per_pair =
       static_cast<double>(c.qk_head_dim() + c.v_head_dim) - (2 * latent + static_cast<double>(c.qk_rope_head_dim));
   EXPECT_DOUBLE_EQ(difference, static_cast<double>(c.num_hidden_layers) * (rebuild + 2 * heads * pairs * per_pair));
+}
+
+TEST(WeightBytes, OfIntegersAreThoseOfThePanels) {
+  // Two panels of 16 rows: 3 groups of BF16 scales and of zeros, and the codes.
+  EXPECT_DOUBLE_EQ(weight_bytes(integer_weight({4, 128, true}, nullptr, 17, 384)), 2 * (128 + 64 + 16 * 384 / 2));
 }
 
 }  // namespace
