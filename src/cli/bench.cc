@@ -24,7 +24,8 @@ namespace fathom {
 namespace {
 
 struct Arguments {
-  std::string model, compute = "bf16", depth = "0", batch = "1";
+  std::string model, depth = "0", batch = "1";
+  WeightArguments weights;
   int threads = 0;
   int64_t prefill = 256;
   int64_t decode = 32;
@@ -139,6 +140,8 @@ class BenchCommand {
  private:
   // Mistakes about the model are told before minutes of measuring.
   void check_model() {
+    const WeightOptions weights = arguments_.weights.options();
+    check_weight_options(weights, arguments_.weights.compute_mode().value_or(default_compute(weights.storage)));
     const ModelConfig config = read_model_config(arguments_.model);
     const int64_t most = config.max_position_embeddings;
     const int64_t needed = *std::max_element(depths_.begin(), depths_.end()) +
@@ -167,12 +170,16 @@ class BenchCommand {
       const Checkpoint checkpoint(arguments_.model);
       for (const auto& file : checkpoint.files()) files.push_back(file->path());
     }
+    std::vector<std::string> child = {
+        "generate",         "--model", arguments_.model, "--threads", std::to_string(arguments_.threads), "--ids", "0",
+        "--max-new-tokens", "1",       "--ignore-eos",   "--weights", arguments_.weights.weights};
+    if (!arguments_.weights.compute.empty()) child.insert(child.end(), {"--compute", arguments_.weights.compute});
+    if (arguments_.weights.group != 0) {
+      child.insert(child.end(), {"--weights-group", std::to_string(arguments_.weights.group)});
+    }
+    if (arguments_.weights.zero_point) child.emplace_back("--weights-zero-point");
     const std::string program = std::filesystem::read_symlink("/proc/self/exe").string();
-    first_token_ =
-        measure_first_token(program,
-                            {"generate", "--model", arguments_.model, "--compute", arguments_.compute, "--threads",
-                             std::to_string(arguments_.threads), "--ids", "0", "--max-new-tokens", "1", "--ignore-eos"},
-                            files, arguments_.cold);
+    first_token_ = measure_first_token(program, child, files, arguments_.cold);
   }
 
   void report_machine(ReadBandwidth& bandwidth) {
@@ -230,17 +237,23 @@ class BenchCommand {
   void run_model(const ReadBandwidth& bandwidth, MomentaryLimits& limits) {
     const bool peak_is_the_models = reset_peak_memory();
     const auto start = std::chrono::steady_clock::now();
-    const std::unique_ptr<LoadedModel> model =
-        open_model(arguments_.model, *compute_mode_from_name(arguments_.compute));
+    const std::unique_ptr<LoadedModel> model = [&] {
+      LoadDisplay display;
+      return open_model(arguments_.model, arguments_.weights.open_options(display), team_);
+    }();
     const double open_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     // What is measured is the steady state: every page of the weights mapped.
-    for (const auto& file : model->checkpoint->files()) file->populate();
+    if (model->held.storage == WeightStorage::mapped) {
+      for (const auto& file : model->checkpoint->files()) file->populate();
+    }
+    const std::string compute(compute_mode_name(model->compute));
 
     report_["model"] = arguments_.model;
-    report_["compute"] = arguments_.compute;
+    report_["compute"] = compute;
+    report_["weights"] = arguments_.weights.weights;
     report_["open_seconds"] = open_seconds;
-    std::string text =
-        fmt::format("\nModel: {}, {}; opened in {:.2f} s", arguments_.model, arguments_.compute, open_seconds);
+    std::string text = fmt::format("\nModel: {}, {}, weights {}; opened in {:.2f} s", arguments_.model, compute,
+                                   arguments_.weights.weights, open_seconds);
     if (first_token_) {
       report_["first_token"] = {{"seconds", first_token_->seconds},
                                 {"cold", arguments_.cold},
@@ -306,10 +319,7 @@ void add_bench_command(CLI::App& app, int& /*exit_code*/) {
   CLI::App* command = app.add_subcommand("bench", "Measure this machine's ceilings, the kernels and a model");
   command->add_option("--model,-m", arguments->model, "Checkpoint directory; without it, machine and kernels")
       ->type_name("DIR");
-  command->add_option("--compute", arguments->compute, "Arithmetic of the model: fp32, bf16, int8 or w8a8")
-      ->check(CLI::IsMember({"fp32", "bf16", "int8", "w8a8"}))
-      ->type_name("MODE")
-      ->capture_default_str();
+  arguments->weights.add_to(*command);
   CLI::Option* kernels = command->add_flag("--kernels,!--no-kernels", arguments->kernels,
                                            "Measure each kernel against its ceiling; on without --model, off with it");
   command

@@ -25,20 +25,56 @@ constexpr size_t kLongestText = size_t{1} << 30;
 /// One of the two models.
 struct Side {
   std::string directory;
-  std::string compute = "bf16";
+  WeightArguments weights;
 
   void add_to(CLI::App& command, const std::string& name, const char* directory_help) {
     const std::string group = "Model " + name;
-    command.add_option("--" + name, directory, directory_help)->type_name("DIR")->group(group);
-    command.add_option("--" + name + "-compute", compute, "Its arithmetic: fp32, bf16, int8 or w8a8")
+    const std::string prefix = "--" + name;
+    command.add_option(prefix, directory, directory_help)->type_name("DIR")->group(group);
+    command
+        .add_option(prefix + "-compute", weights.compute,
+                    "Its arithmetic: fp32, bf16, int8 or w8a8. Without it bf16, or int8 for integer weights")
         ->check(CLI::IsMember({"fp32", "bf16", "int8", "w8a8"}))
         ->type_name("MODE")
+        ->group(group);
+    command.add_option(prefix + "-weights", weights.weights, "How its weights are held: mapped, memory, int8 or int4")
+        ->check(CLI::IsMember({"mapped", "memory", "int8", "int4"}))
+        ->type_name("HOW")
         ->capture_default_str()
         ->group(group);
+    command
+        .add_option(prefix + "-weights-group", weights.group, "Integer weights: columns that share a scale, 128 or 32")
+        ->check(CLI::IsMember({128, 32}))
+        ->type_name("N")
+        ->group(group);
+    command
+        .add_flag(prefix + "-weights-zero-point", weights.zero_point,
+                  "Integer weights: each group has a zero point beside its scale")
+        ->group(group);
   }
-  std::unique_ptr<LoadedModel> open() const { return open_model(directory, *compute_mode_from_name(compute)); }
-  nlohmann::ordered_json json() const { return {{"model", directory}, {"compute", compute}}; }
-  std::string text() const { return fmt::format("{}, {}", directory, compute); }
+  void check() const { check_weight_options(weights.options(), compute()); }
+  ComputeMode compute() const { return weights.compute_mode().value_or(default_compute(weights.options().storage)); }
+  std::unique_ptr<LoadedModel> open(ThreadTeam& team) const {
+    LoadDisplay display;
+    return open_model(directory, weights.open_options(display), team);
+  }
+  nlohmann::ordered_json json() const {
+    nlohmann::ordered_json json = {
+        {"model", directory}, {"compute", compute_mode_name(compute())}, {"weights", weights.weights}};
+    if (weights.options().integer()) {
+      json["group"] = projection_format(weights.options()).group;
+      json["zero_point"] = weights.zero_point;
+    }
+    return json;
+  }
+  std::string text() const {
+    std::string text = fmt::format("{}, {}, weights {}", directory, compute_mode_name(compute()), weights.weights);
+    if (weights.options().integer()) {
+      text += fmt::format(" in groups of {}{}", projection_format(weights.options()).group,
+                          weights.zero_point ? " with zero points" : "");
+    }
+    return text;
+  }
 };
 
 struct Arguments {
@@ -115,6 +151,8 @@ std::string result_text(const Arguments& arguments, const Comparison& c) {
 void run(Arguments arguments) {
   if (arguments.text.empty() == arguments.ids.empty()) throw_bad_input("give exactly one of --text and --ids");
   if (arguments.b.directory.empty()) arguments.b.directory = arguments.a.directory;
+  arguments.a.check();
+  arguments.b.check();
 
   CompareOptions options;
   options.context = arguments.context;
@@ -133,10 +171,11 @@ void run(Arguments arguments) {
   }
   if (arguments.tokens > 0) ids.resize(std::min(ids.size(), static_cast<size_t>(arguments.tokens)));
 
-  const std::unique_ptr<LoadedModel> a = arguments.a.open();
-  const std::unique_ptr<LoadedModel> b = arguments.b.open();
-  check_ids(ids, a->config.vocab_size, arguments.ids.empty() ? arguments.text : arguments.ids);
+  // Both are held at the same time: mapped weights cost nothing, and no logits have to be kept.
   ThreadTeam team(arguments.threads);
+  const std::unique_ptr<LoadedModel> a = arguments.a.open(team);
+  check_ids(ids, a->config.vocab_size, arguments.ids.empty() ? arguments.text : arguments.ids);
+  const std::unique_ptr<LoadedModel> b = arguments.b.open(team);
   Comparison comparison;
   {
     Progress progress("compare", ids.size(), "tokens");
@@ -179,6 +218,7 @@ void add_compare_command(CLI::App& app, int& /*exit_code*/) {
   command.footer(
       "Examples:\n"
       "  fathom compare --a DIR --a-compute fp32 --b-compute bf16 --text FILE\n"
+      "  fathom compare --a DIR --b-weights int4 --b-weights-group 32 --text FILE --tokens 2000\n"
       "  fathom compare --a DIR --b OTHER --ids FILE --tokens 0 --json\n"
       "\n"
       "The KL divergence is the sum of p_a (ln p_a - ln p_b) over the vocabulary, at every position. The perplexities\n"

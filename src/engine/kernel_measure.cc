@@ -9,6 +9,7 @@
 #include "base/buffer.h"
 #include "base/error.h"
 #include "base/interrupt.h"
+#include "base/memory.h"
 #include "base/number_formats.h"
 #include "engine/sampling.h"
 #include "kernels/integer_weight.h"
@@ -112,17 +113,17 @@ struct BenchWeight {
     std::vector<float> block_scales;
     const size_t block_bytes = encode(format, plain, block_scales);
     const auto blocks = static_cast<int64_t>(std::max<size_t>(1, target_bytes / block_bytes));
-    data.reserve(block_bytes * static_cast<size_t>(blocks));
+    data = HugeBuffer(block_bytes * static_cast<size_t>(blocks));
     for (int64_t b = 0; b < blocks; ++b) {
-      std::memcpy(data.as<std::byte>() + block_bytes * static_cast<size_t>(b), block.as<std::byte>(), block_bytes);
+      std::memcpy(data.data() + block_bytes * static_cast<size_t>(b), block.as<std::byte>(), block_bytes);
       scales.insert(scales.end(), block_scales.begin(), block_scales.end());
     }
     const int64_t rows = blocks * kBlock;
     if (format.dtype == DType::u8) {
-      weight = integer_weight(format.integer, data.as<std::byte>(), rows, kHidden);
+      weight = integer_weight(format.integer, data.data(), rows, kHidden);
       return;
     }
-    weight = dense_weight(format.dtype, data.as<std::byte>(), rows, kHidden, kHidden);
+    weight = dense_weight(format.dtype, data.data(), rows, kHidden, kHidden);
     if (format.dtype == DType::f8_e4m3) {
       weight.scale_inv = scales.data();
       weight.block_rows = weight.block_cols = kBlock;
@@ -156,7 +157,7 @@ struct BenchWeight {
   }
 
   Buffer block;
-  Buffer data;
+  HugeBuffer data;
   std::vector<float> scales;
 };
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/integer_weight.h"
+
 namespace fathom {
 namespace {
 
@@ -92,6 +94,9 @@ Arithmetic product_arithmetic(const Weight& weight, OperandRounding rounding) {
 }
 
 double weight_bytes(const Weight& weight) {
+  if (weight.bits != 0) {
+    return static_cast<double>(integer_weight_bytes(integer_format(weight), weight.rows, weight.cols));
+  }
   double bytes = elements(weight) * static_cast<double>(dtype_bytes(weight.dtype));
   if (weight.scale_inv != nullptr) {
     const int64_t blocks = (weight.rows + weight.block_rows - 1) / weight.block_rows * weight.scale_cols();
@@ -148,7 +153,8 @@ PassCost forward_cost(const LoadedModel& model, std::span<const Span> spans, int
   if (logits_rows > 0) {
     const Weight& head = model.weights.lm_head;
     cost.weight_bytes += weight_bytes(head);
-    cost.products.add(product_arithmetic(head, unquantized), 2 * static_cast<double>(logits_rows) * elements(head));
+    cost.products.add(product_arithmetic(head, model.head_rounding(head)),
+                      2 * static_cast<double>(logits_rows) * elements(head));
   }
   return cost;
 }

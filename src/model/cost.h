@@ -47,7 +47,7 @@ PassCeiling pass_ceiling(const PassCost& cost, const MachineLimits& limits);
 /// are exact in BF16), INT8 for int8 activations, else float32.
 Arithmetic product_arithmetic(const Weight& weight, OperandRounding rounding);
 
-/// Bytes of a stored matrix with its scales.
+/// Bytes of a stored matrix with its scales; of integers also the zeros and the padding of panels.
 double weight_bytes(const Weight& weight);
 
 /// Cost of the main layers over a batch plus the head for `logits_rows` rows. `distinct_experts` is the number of

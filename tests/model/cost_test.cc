@@ -5,6 +5,7 @@
 
 #include "formats/model_config.h"
 #include "formats/tensor_table.h"
+#include "kernels/integer_weight.h"
 #include "support/golden.h"
 
 namespace fathom {
@@ -210,6 +211,11 @@ TEST(PassCeiling, WithoutAnInstructionTheFloatRateCounts) {
   Operations operations = {0, 10, 30};
   EXPECT_DOUBLE_EQ(operations.seconds({1, 5, 0, 0}), 8);
   EXPECT_DOUBLE_EQ(operations.seconds({1, 5, 10, 15}), 3);
+}
+
+TEST(WeightBytes, OfIntegersAreThoseOfThePanels) {
+  // Two panels of 16 rows: 3 groups of BF16 scales and of zeros, and the codes.
+  EXPECT_DOUBLE_EQ(weight_bytes(integer_weight({4, 128, true}, nullptr, 17, 384)), 2 * (128 + 64 + 16 * 384 / 2));
 }
 
 }  // namespace
