@@ -5,9 +5,10 @@
 //
 // A vector type V has: width; F (the register); zero, set1, load, load_n (first n, rest 0), store, store_n, load_bf16,
 // load_f16 and their _n; add, sub, mul, div, max (the second where one is not a number), fma(a, b, c) = a · b + c;
-// round_bf16; nearest (to a whole number); scale(a, k) = a · 2^k for whole k in [−150, 129]; less_mask(i, n, a, b): a
-// where lane i of the counts n is greater than i, else b; store_bf16, store_bf16_n (rounded to nearest even); rotated
-// (pairs turned, as rotate_pairs of norm.h).
+// round_bf16, and round_bf16_quiet for what arithmetic made (what is not a number is quiet already); nearest (to a
+// whole number); scale(a, k) = a · 2^k for whole k in [−150, 129]; less_mask(i, n, a, b): a where lane i of the counts
+// n is greater than i, else b; store_bf16, store_bf16_n (rounded to nearest even); rotated (pairs turned, as
+// rotate_pairs of norm.h).
 
 #include <algorithm>
 #include <bit>
@@ -85,6 +86,7 @@ struct PortableVector {
   static F round_bf16(F a) {
     return make([&](int i) { return round_to_bf16(a.v[i]); });
   }
+  static F round_bf16_quiet(F a) { return round_bf16(a); }
   // 1.5 · 2^23: what is added to it loses its fraction, to nearest even.
   static F nearest(F a) {
     return make([&](int i) { return (a.v[i] + 12582912.0f) - 12582912.0f; });
@@ -164,6 +166,7 @@ struct Avx2Vector {
     const F value = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), quiet, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
     return _mm256_and_ps(value, _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(0xffff0000u))));
   }
+  static F round_bf16_quiet(F a) { return round_bf16(a); }
   static F nearest(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static F scale(F a, F k) {
     const __m256i whole = _mm256_cvtps_epi32(k);
@@ -229,6 +232,12 @@ struct Avx512Vector {
     const __m512i value =
         _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), bits, _mm512_set1_epi32(0x00400000));
     return _mm512_castsi512_ps(_mm512_and_si512(value, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+  }
+  static F round_bf16_quiet(F a) {
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    return _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
   }
   static F nearest(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static F scale(F a, F k) { return _mm512_scalef_ps(a, k); }
