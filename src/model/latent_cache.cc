@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "base/error.h"
-#include "base/number_formats.h"
+#include "kernels/norm.h"
 
 namespace fathom {
 
@@ -40,8 +40,7 @@ void LatentCache::write(int64_t layer, int64_t position, const float* values) {
     std::memcpy(row(layer, position), values, static_cast<size_t>(width_) * sizeof(float));
     return;
   }
-  auto* out = reinterpret_cast<uint16_t*>(row(layer, position));
-  for (int64_t i = 0; i < width_; ++i) out[i] = f32_to_bf16(values[i]);
+  convert_f32_to_bf16(values, width_, reinterpret_cast<uint16_t*>(row(layer, position)));
 }
 
 void LatentCache::read(int64_t layer, int64_t position, float* values) const {
@@ -49,8 +48,7 @@ void LatentCache::read(int64_t layer, int64_t position, float* values) const {
     std::memcpy(values, row(layer, position), static_cast<size_t>(width_) * sizeof(float));
     return;
   }
-  const auto* in = reinterpret_cast<const uint16_t*>(row(layer, position));
-  for (int64_t i = 0; i < width_; ++i) values[i] = bf16_to_f32(in[i]);
+  convert_bf16_to_f32(reinterpret_cast<const uint16_t*>(row(layer, position)), width_, values);
 }
 
 }  // namespace fathom

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/thread_team.h"
+#include "kernels/attention.h"
 #include "model/compute_mode.h"
 #include "model/latent_cache.h"
 #include "model/rope.h"
@@ -114,6 +115,7 @@ struct Workspace {
   Operand operand;                     ///< of the current products
   Operand second_operand;  ///< of the shared experts, where they are stored in another format than the routed ones
   Operand inner_operand, second_inner_operand;  ///< of the down projections
+  AttentionWorkspace attention;                 ///< of attention over a BF16 cache
 
   /// What one thread needs inside a sub-layer; grows to its greatest use.
   struct Scratch {
