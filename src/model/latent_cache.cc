@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "base/error.h"
-#include "base/number_formats.h"
+#include "kernels/norm.h"
 
 namespace fathom {
 
@@ -16,14 +16,19 @@ LatentCache::LatentCache(const ModelConfig& config, DType dtype, int64_t context
       context_(context),
       layers_(config.total_layers()),
       width_(config.kv_lora_rank + config.qk_rope_head_dim) {
-  const int64_t pages = (context + kPage - 1) / kPage;
-  bytes_ = static_cast<size_t>(pages * layers_ * kPage * width_) * dtype_bytes(dtype);
+  bytes_ = bytes_for(config, dtype, context);
   void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
     throw_failure("A latent cache for {} positions needs {} bytes of address space, which the system refused: {}.",
                   context, bytes_, std::strerror(errno));
   }
   data_ = static_cast<std::byte*>(memory);
+}
+
+size_t LatentCache::bytes_for(const ModelConfig& config, DType dtype, int64_t context) {
+  const int64_t pages = (context + kPage - 1) / kPage;
+  const int64_t width = config.kv_lora_rank + config.qk_rope_head_dim;
+  return static_cast<size_t>(pages * config.total_layers() * kPage * width) * dtype_bytes(dtype);
 }
 
 LatentCache::~LatentCache() {
@@ -35,8 +40,7 @@ void LatentCache::write(int64_t layer, int64_t position, const float* values) {
     std::memcpy(row(layer, position), values, static_cast<size_t>(width_) * sizeof(float));
     return;
   }
-  auto* out = reinterpret_cast<uint16_t*>(row(layer, position));
-  for (int64_t i = 0; i < width_; ++i) out[i] = f32_to_bf16(values[i]);
+  convert_f32_to_bf16(values, width_, reinterpret_cast<uint16_t*>(row(layer, position)));
 }
 
 void LatentCache::read(int64_t layer, int64_t position, float* values) const {
@@ -44,8 +48,7 @@ void LatentCache::read(int64_t layer, int64_t position, float* values) const {
     std::memcpy(values, row(layer, position), static_cast<size_t>(width_) * sizeof(float));
     return;
   }
-  const auto* in = reinterpret_cast<const uint16_t*>(row(layer, position));
-  for (int64_t i = 0; i < width_; ++i) values[i] = bf16_to_f32(in[i]);
+  convert_bf16_to_f32(reinterpret_cast<const uint16_t*>(row(layer, position)), width_, values);
 }
 
 }  // namespace fathom

@@ -19,6 +19,8 @@ class LatentCache {
   /// `dtype` is f32 or bf16. Layers include the MTP layers.
   LatentCache(const ModelConfig& config, DType dtype, int64_t context);
   ~LatentCache();
+  /// Bytes of a cache whose every position is filled.
+  static size_t bytes_for(const ModelConfig& config, DType dtype, int64_t context);
   LatentCache(const LatentCache&) = delete;
   LatentCache& operator=(const LatentCache&) = delete;
 
@@ -29,6 +31,8 @@ class LatentCache {
   std::byte* page(int64_t layer, int64_t page) const {
     return data_ + static_cast<size_t>((page * layers_ + layer) * kPage * width_) * dtype_bytes(dtype_);
   }
+  /// Elements from a page to the next one of the same layer.
+  int64_t page_stride() const { return layers_ * kPage * width_; }
   /// Stores [c_kv | k_pe] of one position, rounded to the cache's type.
   void write(int64_t layer, int64_t position, const float* values);
   /// Reads it back as float32.

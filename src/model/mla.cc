@@ -105,6 +105,9 @@ void append_latents(const LoadedModel& model, int64_t layer, const AttentionWeig
   }
 }
 
+// --- Over a float32 cache, in float32: the reference
+// -------------------------------------------------------------------
+
 // A few heads over a whole span: keys and values of each page of latents are rebuilt once and met by all queries that
 // see the page.
 void expanded_heads(const LoadedModel& model, int64_t layer, const Weight& kv_b, const Span& span, int64_t h_begin,
@@ -174,7 +177,6 @@ void absorbed_heads(const LoadedModel& model, int64_t layer, const Weight& kv_b,
   const auto scale = static_cast<float>(model.rope.softmax_scale);
   const int64_t G = h_end - h_begin;
   const int64_t rows = span.length * G;  // query row of token t and head h: t · G + h − h_begin
-  const bool cast = model.unquantized_rounding() == OperandRounding::none;
   auto* queries = scratch.reserve<float>(scratch.keys, rows * d.width);
   auto* mixed = scratch.reserve<float>(scratch.values, rows * d.latent);
   auto* scores = scratch.reserve<float>(scratch.scores, rows * kPage);
@@ -183,7 +185,7 @@ void absorbed_heads(const LoadedModel& model, int64_t layer, const Weight& kv_b,
     const float* q = ws.q.as<float>() + (span.first * d.H + h) * d.q;
     float* row = queries + (h - h_begin) * d.width;
     const int64_t head_rows = h * (d.nope + d.v);
-    linear_transposed_rows(q, d.H * d.q, span.length, kv_b, head_rows, head_rows + d.nope, cast, false, row,
+    linear_transposed_rows(q, d.H * d.q, span.length, kv_b, head_rows, head_rows + d.nope, true, false, row,
                            G * d.width);
     for (int64_t t = 0; t < span.length; ++t) {
       std::memcpy(row + t * G * d.width + d.latent, q + t * d.H * d.q + d.nope,
@@ -226,6 +228,48 @@ void absorbed_heads(const LoadedModel& model, int64_t layer, const Weight& kv_b,
   }
 }
 
+void attend_f32(const LoadedModel& model, int64_t layer, const Weight& kv_b, const Batch& batch, Workspace& ws,
+                ThreadTeam& team) {
+  const Dims d(model.config);
+  // An item is a few heads, which share the reading of the latents, but small enough that every thread has some.
+  for (const Span& span : batch.spans) {
+    const bool expanded = span.form == AttentionForm::expanded;
+    const int64_t group = std::clamp<int64_t>(d.H / (4 * team.size()), 1, expanded ? kExpandedHeads : kAbsorbedHeads);
+    team.parallel_for((d.H + group - 1) / group, [&](int64_t item, int thread) {
+      const int64_t h_begin = item * group;
+      const int64_t h_end = std::min(d.H, h_begin + group);
+      Workspace::Scratch& scratch = ws.scratch[static_cast<size_t>(thread)];
+      if (expanded) {
+        expanded_heads(model, layer, kv_b, span, h_begin, h_end, ws, scratch);
+      } else {
+        absorbed_heads(model, layer, kv_b, span, h_begin, h_end, ws, scratch);
+      }
+    });
+  }
+}
+
+// --- Over a BF16 cache: kernels/attention.h
+// ----------------------------------------------------------------------------
+
+static_assert(LatentCache::kPage == kPagePositions);
+
+void attend_bf16(const LoadedModel& model, int64_t layer, const Weight& kv_b, const Batch& batch, Workspace& ws,
+                 ThreadTeam& team) {
+  const Dims d(model.config);
+  const LatentDims dims{d.H, d.nope, d.rope, d.v, d.latent, static_cast<float>(model.rope.softmax_scale)};
+  std::vector<LatentSpan> absorbed;
+  std::vector<LatentSpan> expanded;
+  for (const Span& span : batch.spans) {
+    (span.form == AttentionForm::absorbed ? absorbed : expanded)
+        .push_back({reinterpret_cast<const uint16_t*>(span.cache->page(layer, 0)), span.cache->page_stride(),
+                    span.position, span.first, span.length});
+  }
+  const auto* q = ws.q.as<float>();
+  auto* attended = ws.attended.as<float>();
+  if (!absorbed.empty()) absorbed_attention(dims, kv_b, absorbed, q, attended, ws.attention, team);
+  if (!expanded.empty()) expanded_attention(dims, kv_b, expanded, q, attended, ws.attention, team);
+}
+
 }  // namespace
 
 AttentionForm choose_attention(const ModelConfig& config, int64_t new_tokens, int64_t cached_tokens) {
@@ -248,20 +292,10 @@ void latent_attention(const LoadedModel& model, int64_t layer, const Batch& batc
   project_queries(model, w, T, ws, team);
   append_latents(model, layer, w, batch, ws, team);
 
-  // An item is a few heads, which share the reading of the latents, but small enough that every thread has some.
-  for (const Span& span : batch.spans) {
-    const bool expanded = span.form == AttentionForm::expanded;
-    const int64_t group = std::clamp<int64_t>(d.H / (4 * team.size()), 1, expanded ? kExpandedHeads : kAbsorbedHeads);
-    team.parallel_for((d.H + group - 1) / group, [&](int64_t item, int thread) {
-      const int64_t h_begin = item * group;
-      const int64_t h_end = std::min(d.H, h_begin + group);
-      Workspace::Scratch& scratch = ws.scratch[static_cast<size_t>(thread)];
-      if (expanded) {
-        expanded_heads(model, layer, w.kv_b_proj, span, h_begin, h_end, ws, scratch);
-      } else {
-        absorbed_heads(model, layer, w.kv_b_proj, span, h_begin, h_end, ws, scratch);
-      }
-    });
+  if (model.cache_dtype() == DType::bf16) {
+    attend_bf16(model, layer, w.kv_b_proj, batch, ws, team);
+  } else {
+    attend_f32(model, layer, w.kv_b_proj, batch, ws, team);
   }
   ws.operand.prepare(ws.attended.as<float>(), T, d.H * d.v, d.H * d.v, w.o_proj, model.linear_rounding(), &team);
   linear(ws.operand.view(), T, {{&w.o_proj, ws.branch.as<float>(), model.config.hidden_size}}, team);

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "kernels/norm.h"
+
 namespace fathom {
 namespace {
 
@@ -56,12 +58,7 @@ void rope_angles(const Rope& rope, int64_t position, float* cos_sin) {
 }
 
 void rope_rotate(float* x, const float* cos_sin, int64_t d) {
-  for (int64_t i = 0; i < d; i += 2) {
-    const float a = x[i];
-    const float b = x[i + 1];
-    x[i] = a * cos_sin[i] - b * cos_sin[i + 1];
-    x[i + 1] = a * cos_sin[i + 1] + b * cos_sin[i];
-  }
+  rotate_pairs(x, cos_sin, d);
 }
 
 }  // namespace fathom
