@@ -9,15 +9,26 @@
 namespace fathom {
 namespace {
 
-__m512i load(const void* p) {
+FATHOM_INLINED inline __m512i load(const void* p) {
   return _mm512_loadu_si512(p);
 }
 
-__m512 from_bf16(__m256i v) {
+FATHOM_INLINED inline __m512 from_bf16(__m256i v) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
 }
 
-int32_t load_word(const int8_t* p) {
+FATHOM_INLINED inline void prefetch(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+}
+
+// sum += four unsigned codes · four signed bytes of x in each lane. As assembly, because g++ 12 copies the sums of the
+// builtin from register to register, and then to memory for want of registers.
+FATHOM_INLINED inline __m512i dot(__m512i sum, __m512i codes, __m512i x) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x));
+  return sum;
+}
+
+FATHOM_INLINED inline int32_t load_word(const int8_t* p) {
   int32_t word;
   std::memcpy(&word, p, sizeof(word));
   return word;
@@ -32,7 +43,9 @@ struct Avx512Vec {
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-  static F bf16(const uint16_t* p) { return from_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+  FATHOM_INLINED static F bf16(const uint16_t* p) {
+    return from_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
   static F from_bytes(const uint8_t* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
   }
@@ -54,8 +67,9 @@ struct Avx512Tiles {
   static constexpr int runs(int tokens) { return tokens == 1 ? 4 : 2; }
 
   template <int bits, int R, int T, bool streamed>
-  static void tile(const TileTokens& tokens, const uint8_t* panel, size_t spacing, const PanelLayout& layout,
-                   const Weight& w, int64_t group_begin, int64_t group_end, float* totals) {
+  [[gnu::noinline]] static void tile(const TileTokens& tokens, const uint8_t* panel, size_t spacing,
+                                     const PanelLayout& layout, const Weight& w, int64_t group_begin, int64_t group_end,
+                                     float* totals) {
     // vpdpbusd takes four cycles and two start in each: fewer than eight sums are split in two.
     constexpr bool split = R * T < 8;
     const __m512i low_half = _mm512_set1_epi32(0xffff);
@@ -63,15 +77,15 @@ struct Avx512Tiles {
     const int64_t group = w.group;
     const size_t head_step = layout.codes / static_cast<size_t>(layout.groups);
     const int8_t* xs[T];
-    for (int t = 0; t < T; ++t) xs[t] = tokens.q[t];
+    unrolled<T>([&](auto t) FATHOM_INLINED { xs[t] = tokens.q[t]; });
     for (int64_t g = group_begin; g < group_end; ++g) {
       // The sums begin at −zero · Σ q: of each 32-bit lane the low halves are multiplied.
-      __m512i sum[R][T];
-      __m512i more[R][T];
+      __m512i sum[R * T];
+      __m512i more[split ? R * T : 1];
       __m512i minus_zero[R];
       const uint8_t* codes[R];
-      for (int r = 0; r < R; ++r) {
-        const uint8_t* own = panel + static_cast<size_t>(r) * spacing;
+      unrolled<R>([&](auto r) FATHOM_INLINED {
+        const uint8_t* own = panel + r * spacing;
         codes[r] = own + layout.codes + static_cast<size_t>(g) * layout.group_codes;
         __m512i zero = _mm512_set1_epi32(bits == 8 ? 128 : 8);
         if (w.zero_point) {
@@ -81,56 +95,62 @@ struct Avx512Tiles {
         minus_zero[r] = _mm512_and_si512(_mm512_sub_epi32(_mm512_setzero_si512(), zero), low_half);
         if constexpr (streamed) {
           // The codes' prefetch leaves out what stands before the codes of the next panel, less its first 4 KB.
-          _mm_prefetch(
-              reinterpret_cast<const char*>(own) + layout.bytes + kPrefetchBytes + static_cast<size_t>(g) * head_step,
-              _MM_HINT_T0);
+          prefetch(own + layout.bytes + kPrefetchBytes + static_cast<size_t>(g) * head_step);
         }
-      }
-      for (int t = 0; t < T; ++t) {
+      });
+      unrolled<T>([&](auto t) FATHOM_INLINED {
         const __m512i x_sum = _mm512_set1_epi32(tokens.sums[t][g]);
-        for (int r = 0; r < R; ++r) {
-          sum[r][t] = _mm512_madd_epi16(x_sum, minus_zero[r]);
-          if constexpr (split) more[r][t] = _mm512_setzero_si512();
-        }
-      }
+        unrolled<R>([&](auto r) FATHOM_INLINED {
+          sum[r * T + t] = _mm512_madd_epi16(x_sum, minus_zero[r]);
+          if constexpr (split) more[r * T + t] = _mm512_setzero_si512();
+        });
+      });
       const int64_t begin = g * group;
-      for (int64_t k = begin; k < begin + group; k += 8) {
+      int64_t k = begin;
+      do {
         __m512i low[R];
         __m512i high[R];
-        for (int r = 0; r < R; ++r) {
+        unrolled<R>([&](auto r) FATHOM_INLINED {
           low[r] = load(codes[r]);
-          if constexpr (streamed) _mm_prefetch(reinterpret_cast<const char*>(codes[r]) + kPrefetchBytes, _MM_HINT_T0);
+          if constexpr (streamed) prefetch(codes[r] + kPrefetchBytes);
           if constexpr (bits == 8) {
             high[r] = load(codes[r] + 64);
-            if constexpr (streamed) {
-              _mm_prefetch(reinterpret_cast<const char*>(codes[r]) + kPrefetchBytes + 64, _MM_HINT_T0);
-            }
+            if constexpr (streamed) prefetch(codes[r] + kPrefetchBytes + 64);
           } else {
             high[r] = _mm512_and_si512(_mm512_srli_epi16(low[r], 4), nibble);
             low[r] = _mm512_and_si512(low[r], nibble);
           }
           codes[r] += 16 * bits;
-        }
-        for (int t = 0; t < T; ++t) {
+        });
+        unrolled<T>([&](auto t) FATHOM_INLINED {
           const __m512i x_low = _mm512_set1_epi32(load_word(xs[t] + k));
-          for (int r = 0; r < R; ++r) sum[r][t] = _mm512_dpbusd_epi32(sum[r][t], low[r], x_low);
+          unrolled<R>([&](auto r) FATHOM_INLINED { sum[r * T + t] = dot(sum[r * T + t], low[r], x_low); });
+        });
+        unrolled<T>([&](auto t) FATHOM_INLINED {
           const __m512i x_high = _mm512_set1_epi32(load_word(xs[t] + k + 4));
-          for (int r = 0; r < R; ++r) {
-            __m512i& to = split ? more[r][t] : sum[r][t];
-            to = _mm512_dpbusd_epi32(to, high[r], x_high);
-          }
-        }
-      }
-      for (int r = 0; r < R; ++r) {
-        const uint8_t* own = panel + static_cast<size_t>(r) * spacing;
-        const __m512 w_scale = Avx512Vec::bf16(reinterpret_cast<const uint16_t*>(own) + g * kPanelRows);
-        for (int t = 0; t < T; ++t) {
-          if constexpr (split) sum[r][t] = _mm512_add_epi32(sum[r][t], more[r][t]);
+          unrolled<R>([&](auto r) FATHOM_INLINED {
+            if constexpr (split) {
+              more[r * T + t] = dot(more[r * T + t], high[r], x_high);
+            } else {
+              sum[r * T + t] = dot(sum[r * T + t], high[r], x_high);
+            }
+          });
+        });
+        k += 8;
+      } while (k < begin + group);
+      // Hides from the compiler that these are the totals of the last group: it would keep copies of them.
+      asm("" : "+r"(totals));
+      unrolled<R>([&](auto r) FATHOM_INLINED {
+        const auto* scales = reinterpret_cast<const uint16_t*>(panel + r * spacing);
+        const __m512 w_scale = Avx512Vec::bf16(scales + g * kPanelRows);
+        unrolled<T>([&](auto t) FATHOM_INLINED {
+          constexpr int i = r * T + t;
+          if constexpr (split) sum[i] = _mm512_add_epi32(sum[i], more[i]);
           const __m512 scale = _mm512_mul_ps(w_scale, _mm512_set1_ps(tokens.scales[t][begin / 128]));
-          float* total = totals + (r * T + t) * kPanelRows;
-          _mm512_storeu_ps(total, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][t]), scale, _mm512_loadu_ps(total)));
-        }
-      }
+          float* total = totals + i * kPanelRows;
+          _mm512_storeu_ps(total, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i]), scale, _mm512_loadu_ps(total)));
+        });
+      });
     }
   }
 };

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "kernels/cpu/integer_kernels.h"
 
@@ -25,6 +26,17 @@ struct TileTokens {
   const int32_t* sums[kMaxTileTokens];
   float* y[kMaxTileTokens];  // the row's first output
 };
+
+// Calls function(integral_constant<int, i>) for i in 0 … n − 1. g++ 12 keeps an array of sums in memory where plain
+// loops walk over it (it looks for scalars before it unrolls); with constant indices from the start it does not.
+#define FATHOM_INLINED __attribute__((always_inline))
+template <int n, class Function>
+FATHOM_INLINED inline void unrolled(const Function& function) {
+  [&]<int... i>(std::integer_sequence<int, i...>) FATHOM_INLINED {
+    (function(std::integral_constant<int, i>()), ...);
+  }
+  (std::make_integer_sequence<int, n>());
+}
 
 // Panels of a chunk and columns of a block of the cached product: a tile's activations of a block (24 KB) stay in the
 // first-level cache while the chunk's panels pass, and the chunk's weights (459 KB of 7,168 columns) in the
