@@ -31,9 +31,9 @@ struct Arguments {
   int64_t decode = 32;
   int64_t repeat = 5;
   int64_t read_mib = 1024;
-  bool has_kernels = false, kernels = false;
+  bool kernels = false, no_kernels = false;
   std::string only;
-  bool first_token = true, cold = false;
+  bool no_first_token = false, cold = false;
   bool json = false;
 };
 
@@ -119,16 +119,19 @@ class BenchCommand {
       : arguments_(arguments),
         depths_(parse_numbers(arguments.depth, "--depth", 0, int64_t{1} << 24)),
         batches_(parse_numbers(arguments.batch, "--batch", 1, 4096)),
-        kernels_(arguments.has_kernels ? arguments.kernels : arguments.model.empty()),
+        kernels_(arguments.kernels || (arguments.model.empty() && !arguments.no_kernels)),
         team_(arguments.threads) {
     if (arguments_.model.empty() && arguments_.cold) throw_bad_input("--cold needs --model");
-    if (!kernels_ && !arguments_.only.empty()) throw_bad_input("--only needs --kernels");
+    if (arguments_.no_first_token && arguments_.cold)
+      throw_bad_input("--cold is about the first token, which --no-first-token leaves out");
+    if (!kernels_ && !arguments_.only.empty())
+      throw_bad_input("--only chooses among the kernels, and none are measured; add --kernels");
     if (!arguments_.model.empty()) check_model();
   }
 
   void run() {
     // A cold start comes before anything of the model is in memory.
-    if (!arguments_.model.empty() && arguments_.first_token) measure_start();
+    if (!arguments_.model.empty() && !arguments_.no_first_token) measure_start();
     ReadBandwidth bandwidth(team_, static_cast<size_t>(arguments_.read_mib) << 20);
     MomentaryLimits limits(team_, bandwidth);
     report_machine(bandwidth);
@@ -320,8 +323,10 @@ void add_bench_command(CLI::App& app, int& /*exit_code*/) {
   command->add_option("--model,-m", arguments->model, "Checkpoint directory; without it, machine and kernels")
       ->type_name("DIR");
   arguments->weights.add_to(*command);
-  CLI::Option* kernels = command->add_flag("--kernels,!--no-kernels", arguments->kernels,
-                                           "Measure each kernel against its ceiling; on without --model, off with it");
+  CLI::Option* kernels = command->add_flag("--kernels", arguments->kernels,
+                                           "With --model: measure each kernel against its ceiling as well");
+  command->add_flag("--no-kernels", arguments->no_kernels, "Without --model: measure the machine alone")
+      ->excludes(kernels);
   command
       ->add_option("--only", arguments->only,
                    "Of the kernels, only rows that contain this: \"linear FP8\", router, sampling")
@@ -344,7 +349,8 @@ void add_bench_command(CLI::App& app, int& /*exit_code*/) {
       ->check(CLI::Range(int64_t{1}, int64_t{1000}))
       ->type_name("N")
       ->capture_default_str();
-  command->add_flag("!--no-first-token", arguments->first_token, "Do not start a new process to time its first token");
+  command->add_flag("--no-first-token", arguments->no_first_token,
+                    "Do not start a new process to time its first token");
   command->add_flag("--cold", arguments->cold,
                     "Drop the checkpoint from the page cache before that process starts; reading it again takes long");
   command->add_option("--threads", arguments->threads, "Threads; 0: one per hardware thread")
@@ -367,10 +373,7 @@ void add_bench_command(CLI::App& app, int& /*exit_code*/) {
       "measured again around each repeat, and a fraction is the median over the repeats with its range.\n"
       "of read: weight bytes at the streaming read. of peak: operations at the rates of their arithmetic. of ceiling:\n"
       "the longer of reading the weights and multiplying by them, plus the cache's bytes and attention's operations.");
-  command->callback([arguments, kernels] {
-    arguments->has_kernels = kernels->count() > 0;
-    BenchCommand(*arguments).run();
-  });
+  command->callback([arguments] { BenchCommand(*arguments).run(); });
 }
 
 }  // namespace fathom

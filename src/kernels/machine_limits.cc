@@ -40,7 +40,7 @@ double rate(ThreadTeam& team, float (*loop)(int64_t), int64_t operations) {
   if (loop == nullptr) return 0;
   constexpr int64_t kRounds = 100000;
   double best = 0;
-  for (int repeat = 0; repeat < 5; ++repeat) {
+  for (int repeat = 0; repeat < 3; ++repeat) {
     const int64_t items = 8 * team.size();
     const auto start = std::chrono::steady_clock::now();
     team.parallel_for(items, [&](int64_t, int) { sink.store(loop(kRounds), std::memory_order_relaxed); });

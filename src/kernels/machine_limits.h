@@ -45,10 +45,10 @@ class ReadBandwidth {
   std::byte* data_;
 };
 
-/// Operations per second of one kind, the best of a few short loops, about 10 ms; 0 where the instruction set has none.
+/// Operations per second of one kind, the best of three loops of about 2 ms; 0 where the instruction set has none.
 double measure_arithmetic(ThreadTeam& team, Arithmetic kind);
 
-/// All ceilings of this moment, about 60 ms.
+/// All ceilings of this moment, about 40 ms.
 MachineLimits measure_limits(ThreadTeam& team, ReadBandwidth& bandwidth);
 
 }  // namespace fathom
