@@ -21,6 +21,14 @@ void ModelArguments::add_to(CLI::App& command) {
       ->check(CLI::IsMember({"fp32", "bf16", "w8a8"}))
       ->type_name("MODE")
       ->capture_default_str();
+  command
+      .add_option(
+          "--experts-in-memory", experts_in_memory,
+          "Keep the most used experts in so much memory (6GB, 6GiB) and read the others from the files when the "
+          "router has chosen them: for models larger than the memory")
+      ->transform(CLI::AsSizeValue(true))
+      ->check([](const std::string& bytes) { return bytes == "0" ? "expected a size, found 0" : ""; })
+      ->type_name("SIZE");
   command.add_option("--threads", threads, "Threads to compute with; 0 is one per hardware thread")
       ->check(CLI::Range(0, 4096))
       ->type_name("N")
@@ -33,6 +41,7 @@ void ModelArguments::add_to(CLI::App& command) {
 std::unique_ptr<Session> ModelArguments::open(int64_t default_context) const {
   SessionOptions options;
   options.compute = *compute_mode_from_name(compute);
+  options.experts_in_memory = experts_in_memory;
   options.threads = threads;
   options.context = context ? *context : default_context;
   if (!context) {

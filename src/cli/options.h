@@ -17,10 +17,11 @@ class App;
 
 namespace fathom {
 
-/// `--model`, `--compute`, `--threads`, `--context`: how a command opens a model.
+/// `--model`, `--compute`, `--experts-in-memory`, `--threads`, `--context`: how a command opens a model.
 struct ModelArguments {
   std::string directory;
   std::string compute = "bf16";
+  uint64_t experts_in_memory = 0;  ///< bytes; 0: experts are mapped like the other weights
   int threads = 0;
   std::optional<int64_t> context;
 

@@ -40,7 +40,7 @@ struct Session::Data {
 };
 
 Session::Session(const std::string& directory, const SessionOptions& options) {
-  auto model = open_model(directory, options.compute);
+  auto model = open_model(directory, options.compute, options.experts_in_memory);
   const int64_t most = model->config.max_position_embeddings;
   if (options.context < 1) throw_bad_input("The context must be at least 1 position; it is {}.", options.context);
   if (options.prefill_chunk < 1)
@@ -104,6 +104,11 @@ const std::vector<int32_t>& Session::tokens() const {
 
 int64_t Session::reused_tokens() const {
   return data_->reused;
+}
+
+std::optional<ExpertCounters> Session::expert_counters() const {
+  if (!data_->model->experts) return std::nullopt;
+  return data_->model->experts->counters();
 }
 
 void Session::clear() {

@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -9,14 +10,16 @@
 #include "base/thread_team.h"
 #include "formats/model_config.h"
 #include "model/compute_mode.h"
+#include "model/expert_store.h"
 
 namespace fathom {
 
 struct SessionOptions {
   ComputeMode compute = ComputeMode::bf16;
-  int threads = 0;              ///< 0: one per hardware thread
-  int64_t context = 4096;       ///< most positions of a sequence; cache memory is taken as they fill
-  int64_t prefill_chunk = 512;  ///< most tokens of a prompt in one pass
+  uint64_t experts_in_memory = 0;  ///< bytes of an ExpertStore; 0: the experts are mapped
+  int threads = 0;                 ///< 0: one per hardware thread
+  int64_t context = 4096;          ///< most positions of a sequence; cache memory is taken as they fill
+  int64_t prefill_chunk = 512;     ///< most tokens of a prompt in one pass
 };
 
 /// A model opened from a checkpoint directory with one growing sequence and its latent cache: what `chat` and
@@ -44,6 +47,8 @@ class Session {
   const std::vector<int32_t>& tokens() const;
   /// Tokens of the last `prefill` that were found in the cache.
   int64_t reused_tokens() const;
+  /// What the expert store has done so far; nothing without one.
+  std::optional<ExpertCounters> expert_counters() const;
   void clear();
 
  private:

@@ -34,7 +34,7 @@ double mlp_elements(const MlpWeights& mlp) {
 
 double weight_bytes(const Weight& weight) {
   double bytes = elements(weight) * static_cast<double>(dtype_bytes(weight.dtype));
-  if (weight.scale_inv != nullptr) {
+  if (weight.block_rows > 0) {
     const int64_t blocks = (weight.rows + weight.block_rows - 1) / weight.block_rows * weight.scale_cols();
     bytes += 4.0 * static_cast<double>(blocks);
   }

@@ -107,11 +107,14 @@ OperandRounding LoadedModel::unquantized_rounding() const {
   return compute == ComputeMode::bf16 || compute == ComputeMode::int8 ? OperandRounding::bf16 : OperandRounding::none;
 }
 
-std::unique_ptr<LoadedModel> open_model(const std::string& directory, ComputeMode compute) {
+std::unique_ptr<LoadedModel> open_model(const std::string& directory, ComputeMode compute, uint64_t experts_in_memory) {
   auto model = std::make_unique<LoadedModel>();
   model->checkpoint = std::make_unique<Checkpoint>(directory);
   model->config = model->checkpoint->config();
-  model->weights = load_weights(*model->checkpoint);
+  model->weights = load_weights(*model->checkpoint, experts_in_memory > 0);
+  if (experts_in_memory > 0) {
+    model->experts = std::make_unique<ExpertStore>(*model->checkpoint, model->weights, experts_in_memory);
+  }
   model->rope = make_rope(model->config);
   model->compute = compute;
   return model;
@@ -141,8 +144,9 @@ Workspace::Workspace(const LoadedModel& model, int64_t most_tokens, int threads)
   expert_begin.resize(static_cast<size_t>(E) + 1);
   slot_token.resize(static_cast<size_t>(T * K));
   slot_weight.resize(static_cast<size_t>(T * K));
-  all_tokens.resize(static_cast<size_t>(T * K));
+  all_tokens.resize(static_cast<size_t>(T * (K + 1)));
   std::iota(all_tokens.begin(), all_tokens.end(), 0);
+  apart_begin.resize(static_cast<size_t>(E) + 1);
   jobs.reserve(static_cast<size_t>(E) + 1);
   item_begin.reserve(static_cast<size_t>(E) + 2);
 }
