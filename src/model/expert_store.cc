@@ -22,8 +22,8 @@
 namespace fathom {
 namespace {
 
-// Tokens after which a use counts half.
-constexpr double kUseHalfLife = 256;
+// Tokens after which a use counts half. docs/expert-memory.md has the comparison that decided.
+constexpr double kUseHalfLife = 64;
 
 // Threads that read, and the most that one of them reads at a time. Enough requests under way to keep the device busy,
 // pieces small enough that a certain read never waits long behind a guessed one.
