@@ -392,6 +392,7 @@ struct ExpertStore::Data {
     for (int32_t id : layer.open_guesses) {
       Expert& expert = experts[static_cast<size_t>(id)];
       expert.guess_open = false;
+      std::erase(unread_guesses, id);
       if (expert.state == State::reading && !expert.certain && !expert.abandoned) abandon(expert, id);
     }
     layer.open_guesses.clear();
@@ -445,14 +446,32 @@ struct ExpertStore::Data {
     expert.state = State::there;
   }
 
+  // Nothing certain is to be read or being read.
+  bool idle() const { return certain_reads.empty() && certain_in_flight == 0 && waiting.empty(); }
+
+  // The next guess gets a slot only now that it can be read: until then what the slot holds may still be needed.
+  void start_guess() {
+    while (guessed_reads.empty() && !unread_guesses.empty()) {
+      const int32_t id = unread_guesses.front();
+      unread_guesses.pop_front();
+      if (experts[static_cast<size_t>(id)].state != State::absent) continue;
+      const int32_t slot = acquire_slot();
+      if (slot >= 0) start_reading(id, slot, false);
+    }
+  }
+
   void read_loop() {
     Buffer bounce;
     std::unique_lock lock(mutex);
     for (;;) {
       work.wait(lock, [&] {
-        return stopping || !certain_reads.empty() || (!guessed_reads.empty() && certain_in_flight == 0);
+        return stopping || !certain_reads.empty() || (idle() && !(guessed_reads.empty() && unread_guesses.empty()));
       });
       if (stopping) return;
+      if (certain_reads.empty()) {
+        start_guess();
+        if (guessed_reads.empty()) continue;
+      }
       std::deque<int32_t>& queue = certain_reads.empty() ? guessed_reads : certain_reads;
       const int32_t id = queue.front();
       Expert& expert = experts[static_cast<size_t>(id)];
@@ -483,7 +502,7 @@ struct ExpertStore::Data {
         serve_waiting();
         arrival.notify_all();
       }
-      if (certain_in_flight == 0 && !guessed_reads.empty()) work.notify_all();
+      if (idle()) work.notify_all();
     }
   }
 
@@ -500,6 +519,7 @@ struct ExpertStore::Data {
   std::vector<int32_t> free_slots;
   std::deque<int32_t> waiting;                       // needed, without a slot
   std::deque<int32_t> certain_reads, guessed_reads;  // with pieces that nobody reads yet
+  std::deque<int32_t> unread_guesses;                // without a slot, the likeliest first
   int64_t certain_in_flight = 0;                     // pieces
   ExpertCounters counters;
   bool stopping = false;
@@ -536,12 +556,7 @@ void ExpertStore::guess(int64_t layer_index, std::span<const int32_t> guessed) {
     expert.guess_open = true;
     layer.open_guesses.push_back(id);
     ++d.counters.guesses;
-  }
-  for (int32_t id : layer.open_guesses) {
-    if (d.experts[static_cast<size_t>(id)].state != State::absent || !d.waiting.empty()) continue;
-    const int32_t slot = d.acquire_slot();
-    if (slot < 0) break;
-    d.start_reading(id, slot, false);
+    if (expert.state == State::absent) d.unread_guesses.push_back(id);
   }
   d.work.notify_all();
 }

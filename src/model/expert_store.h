@@ -47,8 +47,8 @@ class ExpertStore {
   uint64_t slot_bytes() const;
   ExpertCounters counters() const;
 
-  /// Says which experts of a layer will probably be needed soon. Reads what is missing while nothing certain is to be
-  /// read; forgets what the layer's next pass turns out not to need.
+  /// Says which experts of a layer will probably be needed soon, the likeliest first. Reads what is missing while
+  /// nothing certain is to be read; gives up what the layer's next pass turns out not to need.
   void guess(int64_t layer, std::span<const int32_t> experts);
 
   /// An expert that a pass needs, and for how many tokens.

@@ -198,12 +198,16 @@ void guess_next_layer(const LoadedModel& model, int64_t layer, int64_t T, Worksp
   const float* bias = moe.e_score_correction_bias.empty() ? nullptr : moe.e_score_correction_bias.data();
   std::vector<float> score(static_cast<size_t>(E));
   std::vector<float> weight(static_cast<size_t>(K));
-  std::vector<int32_t> index(static_cast<size_t>(T * K));
+  std::vector<int32_t> index(static_cast<size_t>(K));
+  std::vector<std::pair<float, int32_t>> guessed;
   for (int64_t t = 0; t < T; ++t) {
-    const float* own = logits.data() + t * E;
-    if (!route_token(own, bias, config.router(), score.data(), index.data() + t * K, weight.data())) return;
+    if (!route_token(logits.data() + t * E, bias, config.router(), score.data(), index.data(), weight.data())) return;
+    for (size_t k = 0; k < index.size(); ++k) guessed.emplace_back(-weight[k], index[k]);
   }
-  model.experts->guess(layer + 1, index);
+  std::sort(guessed.begin(), guessed.end());
+  std::vector<int32_t> likeliest_first;
+  for (const auto& [minus_weight, expert] : guessed) likeliest_first.push_back(expert);
+  model.experts->guess(layer + 1, likeliest_first);
 }
 
 // What down_half adds to each token, from rows that were computed apart: experts ascending, then the shared ones.
