@@ -35,9 +35,15 @@ struct Model::Data {
 
 Model::Model(const std::string& directory, const ModelOptions& options) : data_(std::make_unique<Data>()) {
   SessionOptions session_options;
-  const auto compute = compute_mode_from_name(options.compute);
-  if (!compute) throw_bad_input("compute must be fp32, bf16 or w8a8; \"{}\" was given", options.compute);
-  session_options.compute = *compute;
+  if (!options.compute.empty()) {
+    session_options.compute = compute_mode_from_name(options.compute);
+    if (!session_options.compute) {
+      throw_bad_input("compute must be fp32, bf16, int8 or w8a8; \"{}\" was given", options.compute);
+    }
+  }
+  const auto storage = weight_storage_from_name(options.weights);
+  if (!storage) throw_bad_input("weights must be mapped, memory, int8 or int4; \"{}\" was given", options.weights);
+  session_options.weights = {*storage, options.weights_group, options.weights_zero_point};
   session_options.threads = options.threads;
   session_options.context = options.context;
   data_->directory = directory;

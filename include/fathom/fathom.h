@@ -20,9 +20,14 @@ std::string_view version();
 bool is_bad_input(const std::exception& error);
 
 struct ModelOptions {
-  std::string compute = "bf16";  ///< "fp32", "bf16" or "w8a8"
-  int threads = 0;               ///< 0: one per hardware thread
-  int64_t context = 4096;        ///< most tokens of prompt and answer together; at most the model's own limit
+  std::string compute;     ///< "fp32", "bf16", "int8" or "w8a8"; empty: "bf16", or "int8" where weights are integers
+  int threads = 0;         ///< 0: one per hardware thread
+  int64_t context = 4096;  ///< most tokens of prompt and answer together; at most the model's own limit
+  /// How weights are held: "mapped" (in the checkpoint's files), "memory" (the same values, copied into huge pages),
+  /// "int8" or "int4" (brought to integers while loading).
+  std::string weights = "mapped";
+  int64_t weights_group = 0;        ///< integers: columns that share a scale, 128 or 32; 0: 128 for int8, 32 for int4
+  bool weights_zero_point = false;  ///< integers: each group has a zero point beside its scale
 };
 
 struct GenerateOptions {
@@ -45,7 +50,7 @@ struct GenerateResult {
   std::string finish_reason;  ///< "stop", "length" or "cancelled"
 };
 
-/// A checkpoint directory in the Hugging Face layout, opened: its weights are mapped, not copied.
+/// A checkpoint directory in the Hugging Face layout, opened.
 class Model {
  public:
   explicit Model(const std::string& directory, const ModelOptions& options = {});

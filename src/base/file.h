@@ -24,14 +24,37 @@ class MappedFile {
   const std::byte* data() const { return data_; }
   size_t size() const { return size_; }
   const std::string& path() const { return path_; }
-  /// Reads the whole file and maps its pages now, so that later reads do not fault; where the system cannot, nothing
-  /// happens.
+  /// Reads the whole file and touches each of its pages now, so that later reads do not fault.
   void populate() const;
+  /// Lets the mapped pages go from this process; they come back when they are touched.
+  void release() const;
 
  private:
   std::string path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
+};
+
+/// A file that is read piece by piece, at any place. Any number of threads at once.
+class PieceReader {
+ public:
+  /// `bad_input` if the path cannot be opened or is not a regular file.
+  explicit PieceReader(std::string path);
+  ~PieceReader();
+  PieceReader(const PieceReader&) = delete;
+  PieceReader& operator=(const PieceReader&) = delete;
+
+  /// Exactly these bytes. `failure` with the path and the system's reason, or that the file ends before them.
+  void read(uint64_t offset, void* to, size_t bytes) const;
+  /// Asks the system to bring a range into its page cache in the background.
+  void prefetch(uint64_t offset, uint64_t bytes) const;
+  /// Tells the system that a range will not be read again soon: its page cache may go. (Pages that another process has
+  /// mapped stay.)
+  void forget(uint64_t offset, uint64_t bytes) const;
+
+ private:
+  std::string path_;
+  int descriptor_ = -1;
 };
 
 /// An output file that gets its name only when it is whole: written as `PATH.partial`, renamed by `commit`, removed by

@@ -13,7 +13,8 @@ namespace fathom {
 namespace {
 
 struct Arguments {
-  std::string model, ids, compute = "fp32", attention = "auto", dump = "logits", out;
+  std::string model, ids, attention = "auto", dump = "logits", out;
+  WeightArguments weights{.compute = "fp32"};
   std::string positions;
   int threads = 0;
   int64_t chunk = 512;
@@ -55,19 +56,26 @@ TraceOptions trace_options(const Arguments& arguments) {
   return options;
 }
 
+std::unique_ptr<LoadedModel> open(const Arguments& arguments, ThreadTeam& team) {
+  LoadDisplay display;
+  return open_model(arguments.model, arguments.weights.open_options(display), team);
+}
+
 void run(const Arguments& arguments) {
   const std::vector<int32_t> ids = parse_ids(arguments.ids, "--ids");
   const TraceOptions options = trace_options(arguments);
-  const std::unique_ptr<LoadedModel> model = open_model(arguments.model, *compute_mode_from_name(arguments.compute));
+  ThreadTeam team(arguments.threads);
+  const std::unique_ptr<LoadedModel> model = open(arguments, team);
   if (options.mtp && model->config.num_nextn_predict_layers == 0) {
     fmt::print(stderr, "fathom: {} has no MTP layer; the file will hold no mtp tensors.\n", arguments.model);
   }
-  ThreadTeam team(arguments.threads);
   const std::vector<TracedTensor> tensors = trace_forward(*model, ids, options, team);
   std::vector<std::pair<std::string, TensorView>> views;
   for (const TracedTensor& tensor : tensors) views.emplace_back(tensor.name, tensor.view());
   write_safetensors(arguments.out, views,
-                    {{"compute", arguments.compute}, {"isa", std::string(isa_name(active_isa()))}});
+                    {{"compute", arguments.weights.compute},
+                     {"weights", arguments.weights.weights},
+                     {"isa", std::string(isa_name(active_isa()))}});
 }
 
 }  // namespace
@@ -83,9 +91,7 @@ void add_forward_command(CLI::App& app, int& /*exit_code*/) {
       "mtp.hidden, mtp.logits, mtp.draft_tokens. With --positions: NAME_at_positions, last_logits, inverse_frequency.");
   command->add_option("--model", arguments->model, "Checkpoint directory in the Hugging Face layout")->required();
   command->add_option("--ids", arguments->ids, "Prompt as token ids: 1,2,3 (nothing is added)")->required();
-  command->add_option("--compute", arguments->compute, "Arithmetic: fp32 (the reference), bf16 or w8a8")
-      ->check(CLI::IsMember({"fp32", "bf16", "w8a8"}))
-      ->capture_default_str();
+  arguments->weights.add_to(*command);
   command->add_option("--dump", arguments->dump, "What to write: any of logits,hidden,router,cache,mtp")
       ->capture_default_str();
   command->add_option("--out", arguments->out, "File to write")->required();

@@ -45,6 +45,7 @@ int run(int argc, char** argv) {
   fathom::add_tokenize_command(app, exit_code);
   fathom::add_synth_command(app, exit_code);
   fathom::add_bench_command(app, exit_code);
+  fathom::add_compare_command(app, exit_code);
 
   try {
     app.parse(argc, argv);

@@ -1,5 +1,8 @@
 #include "cli/options.h"
 
+#include <fmt/core.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
@@ -10,17 +13,85 @@
 
 namespace fathom {
 
+void WeightArguments::add_to(CLI::App& command) {
+  CLI::Option* mode =
+      command
+          .add_option(
+              "--compute", compute,
+              "Arithmetic: fp32 (the reference), bf16 (activations rounded to BF16), int8 (activations and "
+              "weights as integers), w8a8 (FP8 weights times FP8 activations, as the official kernels)" +
+                  std::string(compute.empty() ? ". Without it bf16, or int8 where --weights is int8 or int4" : ""))
+          ->check(CLI::IsMember({"fp32", "bf16", "int8", "w8a8"}))
+          ->type_name("MODE");
+  if (!compute.empty()) mode->capture_default_str();
+  command
+      .add_option("--weights", weights,
+                  "How weights are held: mapped (in the file, nothing is loaded), memory (the same, copied into huge "
+                  "pages), int8 or int4 (brought to integers while loading)")
+      ->check(CLI::IsMember({"mapped", "memory", "int8", "int4"}))
+      ->type_name("HOW")
+      ->capture_default_str();
+  command
+      .add_option("--weights-group", group,
+                  "Integer weights: columns that share a scale, 128 or 32. Without it 128 for int8, 32 for int4")
+      ->check(CLI::IsMember({128, 32}))
+      ->type_name("N");
+  command.add_flag("--weights-zero-point", zero_point, "Integer weights: each group has a zero point beside its scale");
+}
+
+WeightOptions WeightArguments::options() const {
+  return {*weight_storage_from_name(weights), group, zero_point};
+}
+
+std::optional<ComputeMode> WeightArguments::compute_mode() const {
+  if (compute.empty()) return std::nullopt;
+  return compute_mode_from_name(compute);
+}
+
+OpenOptions WeightArguments::open_options(LoadDisplay& display) const {
+  OpenOptions open;
+  open.compute = compute_mode();
+  open.weights = options();
+  open.on_plan = [&display](const LoadedModel&, const WeightPlan& plan) { display.plan(plan, std::nullopt); };
+  open.on_progress = [&display](uint64_t done, uint64_t total) { display.progress(done, total); };
+  return open;
+}
+
+LoadDisplay::LoadDisplay() = default;
+LoadDisplay::~LoadDisplay() = default;
+
+void LoadDisplay::plan(const WeightPlan& plan, std::optional<uint64_t> cache_bytes) {
+  if (plan.memory_bytes == 0 || ::isatty(STDERR_FILENO) != 1) return;
+  fmt::print(stderr, "{}\n", plan_text(plan, cache_bytes));
+}
+
+void LoadDisplay::progress(uint64_t done, uint64_t total) {
+  if (!bar_) bar_ = std::make_unique<Progress>("load weights", total, "B");
+  bar_->advance(done - done_);
+  done_ = done;
+}
+
+std::string plan_text(const WeightPlan& plan, std::optional<uint64_t> cache_bytes) {
+  const auto gigabytes = [](uint64_t bytes) {
+    const double value = static_cast<double>(bytes) / 1e9;
+    return fmt::format("{:.{}f} GB", value, value < 0.1 ? 3 : 1);
+  };
+  std::string text = "weights ";
+  if (plan.memory_bytes > 0) {
+    const std::string as =
+        plan.options.integer() ? fmt::format(" as {}", weight_storage_name(plan.options.storage)) : std::string();
+    text += fmt::format("{}{} in memory (huge pages), ", gigabytes(plan.memory_bytes), as);
+  }
+  text += fmt::format("{} mapped", gigabytes(plan.mapped_bytes));
+  if (cache_bytes) text += fmt::format("; cache up to {}", gigabytes(*cache_bytes));
+  return text;
+}
+
 void ModelArguments::add_to(CLI::App& command) {
   command.add_option("--model,-m", directory, "Directory of a checkpoint in the Hugging Face layout")
       ->required()
       ->type_name("DIR");
-  command
-      .add_option("--compute", compute,
-                  "Arithmetic: fp32 (the reference), bf16 (activations rounded to BF16), w8a8 (FP8 weights times FP8 "
-                  "activations, as the official kernels)")
-      ->check(CLI::IsMember({"fp32", "bf16", "w8a8"}))
-      ->type_name("MODE")
-      ->capture_default_str();
+  weights.add_to(command);
   command.add_option("--threads", threads, "Threads to compute with; 0 is one per hardware thread")
       ->check(CLI::Range(0, 4096))
       ->type_name("N")
@@ -32,7 +103,8 @@ void ModelArguments::add_to(CLI::App& command) {
 
 std::unique_ptr<Session> ModelArguments::open(int64_t default_context) const {
   SessionOptions options;
-  options.compute = *compute_mode_from_name(compute);
+  options.compute = weights.compute_mode();
+  options.weights = weights.options();
   options.threads = threads;
   options.context = context ? *context : default_context;
   if (!context) {
@@ -41,6 +113,9 @@ std::unique_ptr<Session> ModelArguments::open(int64_t default_context) const {
       options.context = std::min(options.context, config.max_position_embeddings);
     }
   }
+  LoadDisplay display;
+  options.on_plan = [&display](const WeightPlan& plan, uint64_t cache_bytes) { display.plan(plan, cache_bytes); };
+  options.on_progress = [&display](uint64_t done, uint64_t total) { display.progress(done, total); };
   return std::make_unique<Session>(directory, options);
 }
 

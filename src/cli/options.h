@@ -5,9 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "base/progress.h"
 #include "engine/generate.h"
 #include "engine/generation_config.h"
 #include "engine/session.h"
+#include "model/transformer.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -17,10 +19,43 @@ class App;
 
 namespace fathom {
 
-/// `--model`, `--compute`, `--threads`, `--context`: how a command opens a model.
+class LoadDisplay;
+
+/// `--compute`, `--weights`, `--weights-group`, `--weights-zero-point`: how weights are held and computed with.
+struct WeightArguments {
+  std::string compute;  ///< empty: what `default_compute` says
+  std::string weights = "mapped";
+  int64_t group = 0;
+  bool zero_point = false;
+
+  void add_to(CLI::App& command);
+  WeightOptions options() const;
+  std::optional<ComputeMode> compute_mode() const;
+  /// For commands that open a model without a session; `display` outlives the opening.
+  OpenOptions open_options(LoadDisplay& display) const;
+};
+
+/// Shows on a terminal what opening a model will take, and how far it is; clears its line at the end of its scope.
+/// Silent without a terminal, and for mapped weights.
+class LoadDisplay {
+ public:
+  LoadDisplay();
+  ~LoadDisplay();
+  void plan(const WeightPlan& plan, std::optional<uint64_t> cache_bytes);
+  void progress(uint64_t done, uint64_t total);
+
+ private:
+  std::unique_ptr<Progress> bar_;
+  uint64_t done_ = 0;
+};
+
+/// "weights 11.7 GB as int8 in memory (huge pages), 1.9 GB mapped; cache up to 0.2 GB".
+std::string plan_text(const WeightPlan& plan, std::optional<uint64_t> cache_bytes);
+
+/// `--model`, `--threads`, `--context` and WeightArguments: how a command opens a model.
 struct ModelArguments {
   std::string directory;
-  std::string compute = "bf16";
+  WeightArguments weights;
   int threads = 0;
   std::optional<int64_t> context;
 

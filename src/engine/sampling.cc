@@ -1,8 +1,9 @@
 #include "engine/sampling.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <numeric>
+#include <limits>
 
 #include "base/error.h"
 
@@ -32,53 +33,132 @@ void check_options(const SamplingOptions& options) {
 /// Index of the greatest logit, the lower id on ties. `failure` for logits that are no numbers to choose from: a NaN
 /// never compares as greater, so it is looked for by itself.
 size_t greatest(std::span<const float> logits) {
-  size_t best = 0;
-  bool finite = true;
-  for (size_t id = 0; id < logits.size(); ++id) {
-    finite = finite && !std::isnan(logits[id]);
-    if (logits[id] > logits[best]) best = id;
+  // A block at a time, in lanes that a compiler keeps in registers: this reads as fast as memory gives. Only the block
+  // that first reached the maximum is looked at again.
+  constexpr size_t kBlock = 1024;
+  constexpr size_t kLanes = 16;
+  const float* x = logits.data();
+  const size_t n = logits.size();
+  float best = -std::numeric_limits<float>::infinity();
+  size_t best_block = 0;
+  bool nan = false;
+  for (size_t begin = 0; begin < n; begin += kBlock) {
+    const size_t end = std::min(begin + kBlock, n);
+    float lanes[kLanes];
+    int32_t unordered[kLanes] = {};
+    std::fill(lanes, lanes + kLanes, -std::numeric_limits<float>::infinity());
+    size_t i = begin;
+    for (; i + kLanes <= end; i += kLanes) {
+      for (size_t k = 0; k < kLanes; ++k) {
+        lanes[k] = x[i + k] > lanes[k] ? x[i + k] : lanes[k];
+        unordered[k] |= x[i + k] != x[i + k] ? -1 : 0;
+      }
+    }
+    for (; i < end; ++i) {
+      lanes[0] = std::max(lanes[0], x[i]);
+      nan = nan || std::isnan(x[i]);
+    }
+    for (const int32_t lane : unordered) nan = nan || lane != 0;
+    const float here = *std::max_element(lanes, lanes + kLanes);
+    if (here > best) {
+      best = here;
+      best_block = begin;
+    }
   }
-  if (!finite || std::isinf(logits[best])) {
-    const auto wrong = std::find_if(logits.begin(), logits.end(), [](float x) { return !std::isfinite(x); });
+  if (nan || std::isinf(best)) {
+    const auto wrong = std::find_if(logits.begin(), logits.end(), [](float value) { return !std::isfinite(value); });
     throw_failure("the model's logits are not usable: token {} has {}; the weights or the arithmetic are broken",
                   wrong - logits.begin(), *wrong);
   }
-  return best;
+  return static_cast<size_t>(std::find(x + best_block, x + n, best) - x);
 }
 
-/// "a comes before b": by decreasing logit, ties to the lower id. Every cut-off is a prefix of this order.
-struct LikelierFirst {
-  const float* logits;
-  bool operator()(int32_t a, int32_t b) const { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; }
-};
+// Exponents below this count as a probability of nothing: e^−87 is 1.6e-38, and a float32 ends there.
+constexpr float kLeastExponent = -87.0f;
 
-/// Unnormalised probabilities, 1 for the likeliest token.
-struct Weights {
-  const float* logits;
-  float max;
-  double inverse_temperature;
-  double of(int32_t id) const {
-    return std::exp(static_cast<float>((static_cast<double>(logits[id]) - max) * inverse_temperature));
-  }
-  double sum(std::span<const int32_t> ids) const {
-    double total = 0;
-    for (const int32_t id : ids) total += of(id);
-    return total;
-  }
-};
+/// e^x for −87 ≤ x ≤ 0 within 2e-7 of itself, and 0 for −87. Written without branches or library calls, so that a loop
+/// over a vocabulary becomes vector instructions and every machine draws the same token.
+float exp_of_negative(float x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 · 2^23: what is added to it is rounded to a whole number
+  const float shifted = x * 1.44269504f + kRound;
+  const float whole = shifted - kRound;
+  const float f = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;  // ln 2 in two parts
+  float p = 1.0f / 720;
+  p = p * f + 1.0f / 120;
+  p = p * f + 1.0f / 24;
+  p = p * f + 1.0f / 6;
+  p = p * f + 0.5f;
+  p = p * f + 1.0f;
+  p = p * f + 1.0f;
+  const int32_t exponent = std::bit_cast<int32_t>(shifted) - std::bit_cast<int32_t>(kRound);
+  const int32_t keep = x > kLeastExponent ? -1 : 0;
+  return std::bit_cast<float>(std::bit_cast<int32_t>(p * std::bit_cast<float>((exponent + 127) << 23)) & keep);
+}
 
-/// Length of the least prefix, in `LikelierFirst` order, whose weights sum to `target`; `ids` are rearranged so that it
-/// stands in front. Halves the range by selection instead of sorting it: O(n).
-size_t prefix_of_mass(std::span<int32_t> ids, const Weights& weights, double target) {
-  const LikelierFirst order{weights.logits};
+/// Unnormalised probabilities of all tokens, 1 for the likeliest.
+void weights_of(std::span<const float> logits, float max, double inverse_temperature, float* weights) {
+  // Two loops: in one, the compiler makes the clamp a branch around the whole of the exponential.
+  constexpr size_t kBlock = 1024;
+  for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
+    const size_t end = std::min(begin + kBlock, logits.size());
+    for (size_t i = begin; i < end; ++i) {
+      const auto x = static_cast<float>((static_cast<double>(logits[i]) - max) * inverse_temperature);
+      weights[i] = x > kLeastExponent ? x : kLeastExponent;
+    }
+    for (size_t i = begin; i < end; ++i) weights[i] = exp_of_negative(weights[i]);
+  }
+}
+
+double sum_of(std::span<const float> values) {
+  double lanes[8] = {};
+  size_t i = 0;
+  for (; i + 8 <= values.size(); i += 8) {
+    for (size_t k = 0; k < 8; ++k) lanes[k] += values[i + k];
+  }
+  for (; i < values.size(); ++i) lanes[0] += values[i];
+  return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+}
+
+/// A candidate as one number: ascending order is decreasing logit, ties to the lower id. Every cut-off is a prefix of
+/// this order.
+uint64_t candidate(float logit, size_t id) {
+  const auto bits = std::bit_cast<uint32_t>(logit + 0.0f);  // −0 is 0
+  const uint32_t ascending = bits ^ ((bits >> 31) != 0 ? 0xffffffffu : 0x80000000u);
+  return static_cast<uint64_t>(~ascending) << 32 | id;
+}
+
+size_t id_of(uint64_t candidate) {
+  return candidate & 0xffffffffu;
+}
+
+/// Every token with a logit of at least `limit`, by id, in `memory`, which grows to the vocabulary's size.
+std::span<uint64_t> collect_candidates(std::span<const float> logits, float limit, std::vector<uint64_t>& memory) {
+  memory.resize(logits.size());
+  uint64_t* candidates = memory.data();
+  size_t count = 0;
+  for (size_t id = 0; id < logits.size(); ++id) {
+    if (logits[id] >= limit) candidates[count++] = candidate(logits[id], id);
+  }
+  return {candidates, count};
+}
+
+double mass_of(std::span<const uint64_t> candidates, const float* weights) {
+  double total = 0;
+  for (const uint64_t c : candidates) total += weights[id_of(c)];
+  return total;
+}
+
+/// Length of the least prefix, in candidate order, whose weights sum to `target`; the candidates are rearranged so that
+/// it stands in front. Halves the range by selection instead of sorting it: O(n).
+size_t prefix_of_mass(std::span<uint64_t> candidates, const float* weights, double target) {
   constexpr size_t kSmallEnoughToSort = 64;
   size_t low = 0;
-  size_t high = ids.size();
+  size_t high = candidates.size();
   double before = 0;
   while (high - low > kSmallEnoughToSort) {
     const size_t middle = low + (high - low) / 2;
-    std::nth_element(ids.begin() + low, ids.begin() + middle, ids.begin() + high, order);
-    const double half = weights.sum(ids.subspan(low, middle - low));
+    std::nth_element(candidates.begin() + low, candidates.begin() + middle, candidates.begin() + high);
+    const double half = mass_of(candidates.subspan(low, middle - low), weights);
     if (before + half >= target) {
       high = middle;
     } else {
@@ -86,9 +166,9 @@ size_t prefix_of_mass(std::span<int32_t> ids, const Weights& weights, double tar
       low = middle;
     }
   }
-  std::sort(ids.begin() + low, ids.begin() + high, order);
+  std::sort(candidates.begin() + low, candidates.begin() + high);
   for (size_t i = low; i < high; ++i) {
-    before += weights.of(ids[i]);
+    before += weights[id_of(candidates[i])];
     if (before >= target) return i + 1;
   }
   return high;
@@ -147,61 +227,61 @@ SampledToken Sampler::sample(std::span<const float> logits) {
 }
 
 int32_t Sampler::draw(std::span<const float> logits, int32_t best) {
-  const Weights weights{logits.data(), logits[best], 1.0 / options_.temperature};
-  const auto vocabulary = static_cast<int32_t>(logits.size());
-  const auto top_k = static_cast<size_t>(options_.top_k > 0 ? options_.top_k : vocabulary);
-  const bool cut = options_.top_p < 1 || top_k < logits.size() || options_.min_p > 0;
-
-  candidates_.resize(logits.size());
-  std::iota(candidates_.begin(), candidates_.end(), 0);
-  std::span<int32_t> kept(candidates_);
-
-  if (cut) {
-    // Most of a vocabulary of 129,280 is hopeless. If the tokens within 20 (in scaled logits) of the best suffice for
-    // the cut-offs, the others need not be ordered; if not, all are.
-    const double all_mass = top_k < logits.size() ? 0 : weights.sum(kept);
-    const auto near_limit = static_cast<float>(logits[best] - 20.0 * options_.temperature);
-    candidates_.clear();
-    for (int32_t id = 0; id < vocabulary; ++id) {
-      if (logits[id] >= near_limit) candidates_.push_back(id);
-    }
-    // min_p alone drops whatever is below exp(-20) = 2e-9.
-    const bool min_p_decides = options_.top_p == 1 && options_.min_p >= 1e-8;
-    const bool enough =
-        top_k < logits.size()
-            ? candidates_.size() >= top_k || min_p_decides
-            : (options_.top_p < 1 && weights.sum(candidates_) >= options_.top_p * all_mass) || min_p_decides;
-    if (!enough) {
-      candidates_.resize(logits.size());
-      std::iota(candidates_.begin(), candidates_.end(), 0);
-    }
-    kept = candidates_;
-    if (top_k < kept.size()) {
-      std::nth_element(kept.begin(), kept.begin() + static_cast<std::ptrdiff_t>(top_k), kept.end(),
-                       LikelierFirst{logits.data()});
-      kept = kept.first(top_k);
-    }
-    if (options_.top_p < 1) {
-      const double mass = top_k < logits.size() ? weights.sum(kept) : all_mass;
-      kept = kept.first(prefix_of_mass(kept, weights, options_.top_p * mass));
-    }
-    if (options_.min_p > 0) {
-      const auto end =
-          std::partition(kept.begin(), kept.end(), [&](int32_t id) { return weights.of(id) >= options_.min_p; });
-      kept = kept.first(static_cast<size_t>(end - kept.begin()));
-    }
-  }
-
+  weights_.resize(logits.size());
+  weights_of(logits, logits[static_cast<size_t>(best)], 1.0 / options_.temperature, weights_.data());
+  const double all_mass = sum_of(weights_);
   // 53 bits of the generator: the same number on every standard library, which uniform_real_distribution does not
   // promise.
-  const double target = static_cast<double>(random_() >> 11) * 0x1p-53 * weights.sum(kept);
+  const double uniform = static_cast<double>(random_() >> 11) * 0x1p-53;
+
+  const auto top_k = options_.top_k > 0 ? std::min(static_cast<size_t>(options_.top_k), logits.size()) : logits.size();
+  const bool cut = options_.top_p < 1 || top_k < logits.size() || options_.min_p > 0;
+  if (!cut) {
+    const double target = uniform * all_mass;
+    double reached = 0;
+    int32_t chosen = best;
+    for (size_t id = 0; id < logits.size(); ++id) {
+      if (weights_[id] == 0) continue;
+      reached += weights_[id];
+      chosen = static_cast<int32_t>(id);
+      if (reached > target) break;
+    }
+    return chosen;
+  }
+
+  // Most of a vocabulary of 129,280 is hopeless. If the tokens within 20 (in scaled logits) of the best suffice for
+  // the cut-offs, the others need not be ordered; if not, all are.
+  const auto near_limit = static_cast<float>(logits[static_cast<size_t>(best)] - 20.0 * options_.temperature);
+  std::span<uint64_t> kept = collect_candidates(logits, near_limit, candidates_);
+  // min_p alone drops whatever is below exp(-20) = 2e-9.
+  const bool min_p_decides = options_.top_p == 1 && options_.min_p >= 1e-8;
+  const bool enough =
+      top_k < logits.size()
+          ? kept.size() >= top_k || min_p_decides
+          : (options_.top_p < 1 && mass_of(kept, weights_.data()) >= options_.top_p * all_mass) || min_p_decides;
+  if (!enough) kept = collect_candidates(logits, -std::numeric_limits<float>::infinity(), candidates_);
+  if (top_k < kept.size()) {
+    std::nth_element(kept.begin(), kept.begin() + static_cast<std::ptrdiff_t>(top_k), kept.end());
+    kept = kept.first(top_k);
+  }
+  if (options_.top_p < 1) {
+    const double mass = top_k < logits.size() ? mass_of(kept, weights_.data()) : all_mass;
+    kept = kept.first(prefix_of_mass(kept, weights_.data(), options_.top_p * mass));
+  }
+  if (options_.min_p > 0) {
+    const auto end =
+        std::partition(kept.begin(), kept.end(), [&](uint64_t c) { return weights_[id_of(c)] >= options_.min_p; });
+    kept = kept.first(static_cast<size_t>(end - kept.begin()));
+  }
+
+  const double target = uniform * mass_of(kept, weights_.data());
   double reached = 0;
   int32_t chosen = best;
-  for (const int32_t id : kept) {
-    const double weight = weights.of(id);
+  for (const uint64_t c : kept) {
+    const double weight = weights_[id_of(c)];
     if (weight == 0) continue;
     reached += weight;
-    chosen = id;
+    chosen = static_cast<int32_t>(id_of(c));
     if (reached > target) break;
   }
   return chosen;
@@ -216,13 +296,10 @@ void Sampler::add_logprobs(std::span<const float> logits, SampledToken& sampled)
 
   const auto wanted = std::min(static_cast<size_t>(options_.logprobs), logits.size());
   if (wanted == 0) return;
-  candidates_.resize(logits.size());
-  std::iota(candidates_.begin(), candidates_.end(), 0);
-  const LikelierFirst order{logits.data()};
-  std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(wanted), candidates_.end(),
-                    order);
+  const auto all = collect_candidates(logits, -std::numeric_limits<float>::infinity(), candidates_);
+  std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(wanted), all.end());
   for (size_t i = 0; i < wanted; ++i) {
-    sampled.top_logprobs.push_back({candidates_[i], logits[candidates_[i]] - log_sum});
+    sampled.top_logprobs.push_back({static_cast<int32_t>(id_of(all[i])), logits[id_of(all[i])] - log_sum});
   }
 }
 

@@ -51,7 +51,8 @@ class Sampler {
   std::unordered_map<int32_t, int64_t> generated_;
   std::unordered_map<int32_t, int64_t> prompt_;
   std::vector<float> scratch_;
-  std::vector<int32_t> candidates_;
+  std::vector<float> weights_;        // of the whole vocabulary
+  std::vector<uint64_t> candidates_;  // logit and id in one number, see sampling.cc
 };
 
 }  // namespace fathom

@@ -6,12 +6,35 @@
 #include "model/transformer.h"
 
 namespace fathom {
+namespace {
+
+std::unique_ptr<LoadedModel> open_for_session(const std::string& directory, const SessionOptions& options,
+                                              ThreadTeam& team) {
+  OpenOptions open;
+  open.compute = options.compute;
+  open.weights = options.weights;
+  open.on_progress = options.on_progress;
+  // Before a minute of loading, not after it.
+  open.on_plan = [&](const LoadedModel& model, const WeightPlan& plan) {
+    const int64_t most = model.config.max_position_embeddings;
+    if (most > 0 && options.context > most) {
+      throw_bad_input("A context of {} positions was asked for; {} allows {} (max_position_embeddings).",
+                      options.context, directory, most);
+    }
+    if (options.on_plan) {
+      options.on_plan(plan, LatentCache::bytes_for(model.config, model.cache_dtype(), options.context));
+    }
+  };
+  return open_model(directory, open, team);
+}
+
+}  // namespace
 
 struct Session::Data {
-  Data(std::unique_ptr<LoadedModel> opened, const SessionOptions& wanted)
+  Data(const std::string& directory, const SessionOptions& wanted)
       : options(wanted),
         team(wanted.threads),
-        model(std::move(opened)),
+        model(open_for_session(directory, wanted, team)),
         cache(model->config, model->cache_dtype(), wanted.context),
         workspace(*model, std::min(wanted.prefill_chunk, wanted.context), team.size()),
         logits(static_cast<size_t>(model->config.vocab_size)) {
@@ -40,16 +63,10 @@ struct Session::Data {
 };
 
 Session::Session(const std::string& directory, const SessionOptions& options) {
-  auto model = open_model(directory, options.compute);
-  const int64_t most = model->config.max_position_embeddings;
   if (options.context < 1) throw_bad_input("The context must be at least 1 position; it is {}.", options.context);
   if (options.prefill_chunk < 1)
     throw_bad_input("The prefill chunk must be at least 1 token; it is {}.", options.prefill_chunk);
-  if (most > 0 && options.context > most) {
-    throw_bad_input("A context of {} positions was asked for; {} allows {} (max_position_embeddings).", options.context,
-                    directory, most);
-  }
-  data_ = std::make_unique<Data>(std::move(model), options);
+  data_ = std::make_unique<Data>(directory, options);
 }
 
 Session::~Session() = default;

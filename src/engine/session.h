@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -9,21 +10,28 @@
 #include "base/thread_team.h"
 #include "formats/model_config.h"
 #include "model/compute_mode.h"
+#include "model/weight_storage.h"
 
 namespace fathom {
 
 struct SessionOptions {
-  ComputeMode compute = ComputeMode::bf16;
+  std::optional<ComputeMode> compute;  ///< nothing: bf16, or int8 where the weights are held in integers
+  WeightOptions weights;
   int threads = 0;              ///< 0: one per hardware thread
   int64_t context = 4096;       ///< most positions of a sequence; cache memory is taken as they fill
   int64_t prefill_chunk = 512;  ///< most tokens of a prompt in one pass
+  /// Called before memory is taken for weights, with what they take and the bytes of a full cache; may throw to stop.
+  std::function<void(const WeightPlan& plan, uint64_t cache_bytes)> on_plan;
+  /// Called while weights are brought into memory, in bytes of the files; may throw to stop.
+  std::function<void(uint64_t done, uint64_t total)> on_progress;
 };
 
 /// A model opened from a checkpoint directory with one growing sequence and its latent cache: what `chat` and
 /// `generate` drive. One thread at a time.
 class Session {
  public:
-  /// `bad_input` for everything that is wrong with the checkpoint, or a context longer than the model's.
+  /// `bad_input` for everything that is wrong with the checkpoint, options that contradict one another, or a context
+  /// longer than the model's. `failure` if the weights do not fit the memory.
   Session(const std::string& directory, const SessionOptions& options);
   ~Session();
 

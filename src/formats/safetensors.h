@@ -44,6 +44,10 @@ class SafetensorsFile {
   uint64_t bytes() const { return file_.size(); }
   /// Reads and maps all of the file's pages now (see MappedFile).
   void populate() const { file_.populate(); }
+  /// Lets its mapped pages go (see MappedFile).
+  void release() const { file_.release(); }
+  /// The mapped file, `bytes()` long; views point into it.
+  const std::byte* data() const { return file_.data(); }
   const std::vector<SafetensorsEntry>& entries() const { return entries_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const SafetensorsEntry* find(std::string_view name) const;

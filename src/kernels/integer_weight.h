@@ -35,10 +35,14 @@ size_t integer_panel_bytes(const IntegerFormat& format, int64_t cols);
 /// row becoming row 0 of the first panel at `panels` (64-byte aligned). On this thread.
 ///
 /// Symmetric: scale = the BF16 not below max |w| / 127 (or / 7), code = round(w / scale) + zero, nearest even, within
-/// ±127 (−8 … 7 for 4 bits). With a zero point: least and greatest value of the group, widened to hold 0, span the
-/// codes 0 … 255 (0 … 15).
+/// ±127 (±7 for 4 bits). With a zero point: least and greatest value of the group, widened to hold 0, span the codes
+/// 0 … 255 (0 … 15): scale = the BF16 not below greatest / 255 − least / 255, zero = round(−least / scale). All in
+/// float32. A group of zeros has scale 0; one that holds NaN or an infinity has scale NaN and codes that mean zero.
 void pack_integer_rows(const Weight& from, int64_t row_begin, int64_t row_end, const IntegerFormat& format,
                        std::byte* panels);
+
+/// The format of a weight in panels.
+IntegerFormat integer_format(const Weight& weight);
 
 /// A view of panels as a weight that `linear_rows` takes.
 Weight integer_weight(const IntegerFormat& format, const std::byte* panels, int64_t rows, int64_t cols);

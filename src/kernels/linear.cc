@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/number_formats.h"
+#include "kernels/cpu/integer_kernels.h"
 #include "kernels/cpu/linear_kernels.h"
 #include "kernels/quantize.h"
 
@@ -13,10 +14,13 @@ namespace {
 // Rows of activations are padded to whole steps of the widest kernel; the padding is zero.
 constexpr int64_t kPadding = 64;
 
-constexpr int64_t kStreamRows = 256;
-
 int64_t padded(int64_t K) {
   return (K + kPadding - 1) / kPadding * kPadding;
+}
+
+size_t element_bytes(OperandForm form) {
+  if (form == OperandForm::int8) return 1;
+  return form == OperandForm::f32 ? sizeof(float) : sizeof(uint16_t);
 }
 
 }  // namespace
@@ -44,19 +48,20 @@ Weight dense_weight(DType dtype, const void* data, int64_t rows, int64_t cols, i
 }
 
 bool same_operand_form(const Weight& a, const Weight& b, OperandRounding rounding) {
+  if (rounding == OperandRounding::int8) return true;
   const LinearKernels& kernels = linear_kernels();
   return a.dtype == b.dtype && kernels.operand_form(a, rounding) == kernels.operand_form(b, rounding);
 }
 
 OperandView Operand::view(int64_t first_row) const {
-  const size_t element = form_ == OperandForm::f32 ? sizeof(float) : sizeof(uint16_t);
   OperandView view;
   view.form = form_;
   view.rounding = rounding_;
-  view.data = data_.as<std::byte>() + static_cast<size_t>(first_row * stride_) * element;
+  view.data = data_.as<std::byte>() + static_cast<size_t>(first_row * stride_) * element_bytes(form_);
   view.scales = has_scales_ ? scales_.as<float>() + first_row * scale_stride_ : nullptr;
   view.stride = stride_;
   view.scale_stride = scale_stride_;
+  if (form_ == OperandForm::int8) view.sums = sums_.as<int32_t>() + first_row * 5 * scale_stride_;
   return view;
 }
 
@@ -64,11 +69,14 @@ void Operand::prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, co
                       OperandRounding rounding, ThreadTeam* team) {
   const bool fp8_rounding = rounding == OperandRounding::fp8 || rounding == OperandRounding::fp8_ue8m0;
   rounding_ = fp8_rounding && weight.dtype != DType::f8_e4m3 ? OperandRounding::none : rounding;
-  form_ = linear_kernels().operand_form(weight, rounding_);
-  stride_ = padded(K);
-  has_scales_ = fp8_rounding && rounding_ == rounding;
+  const bool int8 = rounding == OperandRounding::int8;
+  form_ = int8 ? OperandForm::int8 : linear_kernels().operand_form(weight, rounding_);
+  has_scales_ = int8 || (fp8_rounding && rounding_ == rounding);
   scale_stride_ = (K + kActivationGroup - 1) / kActivationGroup;
-  data_.reserve(static_cast<size_t>(T * stride_) * (form_ == OperandForm::f32 ? sizeof(float) : sizeof(uint16_t)));
+  // An odd number of cache lines from one token's bytes to the next: a tile's tokens spread over the first-level cache.
+  stride_ = int8 ? scale_stride_ * kActivationGroup + 64 : padded(K);
+  data_.reserve(static_cast<size_t>(T * stride_) * element_bytes(form_));
+  if (int8) sums_.reserve(static_cast<size_t>(T * 5 * scale_stride_) * sizeof(int32_t));
   if (has_scales_) scales_.reserve(static_cast<size_t>(T * scale_stride_) * sizeof(float));
   const auto row = [&](int64_t t, int) { prepare_row(x + t * x_stride, K, t); };
   if (team != nullptr && T > 1) {
@@ -82,6 +90,12 @@ void Operand::prepare_row(const float* x, int64_t K, int64_t t) {
   const LinearKernels& kernels = linear_kernels();
   auto* wide = data_.as<float>() + t * stride_;
   auto* narrow = data_.as<uint16_t>() + t * stride_;
+  if (form_ == OperandForm::int8) {
+    int32_t* sums = sums_.as<int32_t>() + t * 5 * scale_stride_;
+    integer_kernels().quantize_activation(x, K, data_.as<int8_t>() + t * stride_,
+                                          scales_.as<float>() + t * scale_stride_, sums, sums + scale_stride_);
+    return;
+  }
   if (has_scales_) {
     // Codes become their values: exact in BF16 and in float32.
     constexpr int64_t kPiece = 4096;
@@ -92,22 +106,20 @@ void Operand::prepare_row(const float* x, int64_t K, int64_t t) {
       quantize_activation(x + begin, n, rounding_ == OperandRounding::fp8_ue8m0, codes,
                           scales_.as<float>() + t * scale_stride_ + begin / kActivationGroup);
       for (int64_t k = 0; k < n; ++k) values[k] = e4m3_to_f32(codes[k]);
-      if (form_ == OperandForm::bf16_lanes) {
-        kernels.to_bf16_lanes(values, n, narrow + begin);
+      if (form_ == OperandForm::bf16) {
+        kernels.to_bf16(values, n, narrow + begin);
       } else {
         std::copy(values, values + n, wide + begin);
       }
     }
-    if (form_ == OperandForm::f32) std::fill(wide + K, wide + stride_, 0.0f);
+    form_ == OperandForm::bf16 ? std::fill(narrow + K, narrow + stride_, uint16_t{0})
+                               : std::fill(wide + K, wide + stride_, 0.0f);
     return;
   }
   switch (form_) {
     case OperandForm::bf16:
       kernels.to_bf16(x, K, narrow);
       std::fill(narrow + K, narrow + stride_, uint16_t{0});
-      break;
-    case OperandForm::bf16_lanes:
-      kernels.to_bf16_lanes(x, K, narrow);
       break;
     case OperandForm::f32:
       if (rounding_ == OperandRounding::bf16) {
@@ -117,11 +129,16 @@ void Operand::prepare_row(const float* x, int64_t K, int64_t t) {
       }
       std::fill(wide + K, wide + stride_, 0.0f);
       break;
+    case OperandForm::int8:
+      break;
   }
 }
 
 void linear_rows(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& weight, int64_t row_begin,
                  int64_t row_end, float* y, int64_t y_stride) {
+  if (x.form == OperandForm::int8 || weight.bits != 0) {
+    return integer_linear_rows(x, row_index, T, weight, row_begin, row_end, y, y_stride);
+  }
   linear_kernels().linear_rows(x, row_index, T, weight, row_begin, row_end, y, y_stride);
 }
 
@@ -131,18 +148,19 @@ void linear_transposed_rows(const float* x, int64_t x_stride, int64_t T, const W
                                           y_stride);
 }
 
-int64_t rows_per_item(int64_t rows, int64_t T, int threads) {
-  // About four items a thread even out a busy machine. For few tokens long runs of memory count; for many, an item's
-  // weights should stay in the second-level cache while the tokens pass: 64 rows of 7,168 bytes are 459 KB.
-  const int64_t most = T <= 4 ? kStreamRows : 64;
-  const int64_t share = (rows + 4 * threads - 1) / (4 * threads);
-  return std::clamp<int64_t>((share + 3) / 4 * 4, 4, most);
+int64_t rows_per_item(int64_t rows, int threads) {
+  // Long runs of memory count for few tokens; for many, that the activations come from far for few rows. Powers of two,
+  // so that an item's rows share their block scales and the sixteen rows of a panel of integers stay together; about
+  // four items a thread even out a busy machine.
+  int64_t step = 128;
+  while (step > 16 && step * 4 * threads > rows) step /= 2;
+  return step;
 }
 
 void linear(const OperandView& x, int64_t T, std::initializer_list<LinearJob> jobs, ThreadTeam& team) {
   int64_t rows = 0;
   for (const LinearJob& job : jobs) rows += job.weight->rows;
-  const int64_t step = rows_per_item(rows, T, team.size());
+  const int64_t step = rows_per_item(rows, team.size());
   int64_t items = 0;
   for (const LinearJob& job : jobs) items += (job.weight->rows + step - 1) / step;
   team.parallel_for(items, [&](int64_t item, int) {

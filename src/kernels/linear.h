@@ -36,7 +36,7 @@ Weight dense_weight(DType dtype, const void* data, int64_t rows, int64_t cols, i
 /// How the activations of a product are rounded before it.
 enum class OperandRounding {
   none,  ///< float32; FP8 weights are dequantised to BF16 first (code × scale, rounded), as the published cast does
-  bf16,  ///< rounded to BF16; FP8 weights are used as stored (codes, block sums times scale)
+  bf16,  ///< rounded to BF16; FP8 weights are dequantised as above
   fp8,   ///< per token and 128 channels to E4M3 with a float32 scale = max(amax, 1e-4) / 448; FP8 weights only
   fp8_ue8m0,  ///< the same with the scale raised to a power of two
   int8,  ///< per token and 128 channels to integers within ±127, scale = amax / 127; any weight (those that are not
@@ -45,24 +45,28 @@ enum class OperandRounding {
 
 /// How a kernel reads activations.
 enum class OperandForm {
-  f32,         ///< float32, natural order (already rounded as asked)
-  bf16,        ///< BF16, natural order
-  bf16_lanes,  ///< BF16 in the order in which 64 FP8 codes unpack on AVX-512: within each 64, bytes 0–7 of the four
-               ///< 16-byte lanes, then 8–15
-  int8,        ///< signed bytes, natural order, with a scale and a sum per 128 channels
+  f32,   ///< float32, natural order (already rounded as asked)
+  bf16,  ///< BF16, natural order; also the values of FP8 codes
+  int8,  ///< signed bytes, natural order, with scales and sums
 };
 
-/// Prepared activations, somebody else's memory. Rows are padded with zeros to a multiple of 64 elements.
+/// Prepared activations, somebody else's memory. Rows are padded with zeros to a multiple of 64 elements (int8: 128).
 struct OperandView {
   OperandForm form = OperandForm::f32;
   OperandRounding rounding = OperandRounding::none;
   const void* data = nullptr;
-  const float* scales = nullptr;  ///< [rows, scale_stride], one per 128 channels; null unless rounded to FP8
+  const float* scales = nullptr;  ///< [rows, scale_stride], one per 128 channels; null unless rounded to FP8 or int8
   int64_t stride = 0;             ///< elements from one row to the next
   int64_t scale_stride = 0;
+  /// int8 only, [rows, 5 * scale_stride]: a row's sums of 128 channels, then those of 32 channels.
+  const int32_t* sums = nullptr;
 
   const float* f32_row(int64_t t) const { return static_cast<const float*>(data) + t * stride; }
   const uint16_t* bf16_row(int64_t t) const { return static_cast<const uint16_t*>(data) + t * stride; }
+  const int8_t* int8_row(int64_t t) const { return static_cast<const int8_t*>(data) + t * stride; }
+  const int32_t* row_sums(int64_t t, int64_t group) const {
+    return sums + t * 5 * scale_stride + (group == 128 ? 0 : scale_stride);
+  }
   const float* row_scales(int64_t t) const { return scales != nullptr ? scales + t * scale_stride : nullptr; }
 };
 
@@ -87,6 +91,7 @@ class Operand {
   bool has_scales_ = false;
   Buffer data_;
   Buffer scales_;
+  Buffer sums_;
 };
 
 /// An operand prepared for `a` also serves `b`.
@@ -94,8 +99,9 @@ bool same_operand_form(const Weight& a, const Weight& b, OperandRounding roundin
 
 /// y[t, r − row_begin] = Σ_k x[t, k] · W[r, k] for rows [row_begin, row_end) of W, on this thread.
 ///
-/// `row_index` (may be null) picks the operand's row of each t: gathered tokens of an expert. The order of the
-/// summation of one (t, r) depends on K and the weight's type alone: not on T, on the rows asked for, or on threads.
+/// `row_index` (may be null) picks the operand's row of each t: gathered tokens of an expert. Of weights in panels,
+/// `row_begin` is a multiple of 16, and `row_end` too or the end. The order of the summation of one (t, r) depends on K
+/// and the weight's type alone: not on T, on the rows asked for, or on threads.
 ///
 /// Shapes:  x [·, K], T rows of it; y rows `y_stride` floats apart.
 /// Source:  block-scaled product as in DeepSeek-V3 report §3.3.2: Σ over blocks of 128 of (exact block sum) × scale_x ×
@@ -121,8 +127,8 @@ struct LinearJob {
 /// All rows of each weight of the group on the whole team: y = x Wᵀ.
 void linear(const OperandView& x, int64_t T, std::initializer_list<LinearJob> jobs, ThreadTeam& team);
 
-/// Rows of a work item of products of T tokens, where there are `rows` in all: few enough that the team stays balanced,
-/// many enough to stream.
-int64_t rows_per_item(int64_t rows, int64_t T, int threads);
+/// Rows of a work item of products, where there are `rows` in all: few enough that the team stays balanced, many enough
+/// to stream; a power of two and at least the 16 rows of a panel of integers.
+int64_t rows_per_item(int64_t rows, int threads);
 
 }  // namespace fathom

@@ -40,7 +40,7 @@ double rate(ThreadTeam& team, float (*loop)(int64_t), int64_t operations) {
   if (loop == nullptr) return 0;
   constexpr int64_t kRounds = 100000;
   double best = 0;
-  for (int repeat = 0; repeat < 5; ++repeat) {
+  for (int repeat = 0; repeat < 3; ++repeat) {
     const int64_t items = 8 * team.size();
     const auto start = std::chrono::steady_clock::now();
     team.parallel_for(items, [&](int64_t, int) { sink.store(loop(kRounds), std::memory_order_relaxed); });
@@ -72,6 +72,24 @@ float portable_f32(int64_t rounds) {
 
 }  // namespace
 
+std::string_view arithmetic_name(Arithmetic kind) {
+  switch (kind) {
+    case Arithmetic::f32:
+      return "f32";
+    case Arithmetic::bf16:
+      return "bf16";
+    case Arithmetic::int8:
+      return "int8";
+  }
+  return "?";
+}
+
+double MachineLimits::ops_per_s(Arithmetic kind) const {
+  if (kind == Arithmetic::bf16 && bf16_ops_per_s > 0) return bf16_ops_per_s;
+  if (kind == Arithmetic::int8 && int8_ops_per_s > 0) return int8_ops_per_s;
+  return f32_ops_per_s;
+}
+
 const LimitKernels& limit_kernels_portable() {
   static const LimitKernels kernels = {portable_read, portable_f32, nullptr, nullptr, 32, 0, 0};
   return kernels;
@@ -101,12 +119,25 @@ double ReadBandwidth::measure() {
   return static_cast<double>(bytes_) / seconds_since(start);
 }
 
-MachineLimits measure_arithmetic(ThreadTeam& team) {
+double measure_arithmetic(ThreadTeam& team, Arithmetic kind) {
   const LimitKernels& kernels = limit_kernels();
+  switch (kind) {
+    case Arithmetic::f32:
+      return rate(team, kernels.f32, kernels.f32_ops);
+    case Arithmetic::bf16:
+      return rate(team, kernels.bf16, kernels.bf16_ops);
+    case Arithmetic::int8:
+      return rate(team, kernels.int8, kernels.int8_ops);
+  }
+  return 0;
+}
+
+MachineLimits measure_limits(ThreadTeam& team, ReadBandwidth& bandwidth) {
   MachineLimits limits;
-  limits.f32_ops_per_s = rate(team, kernels.f32, kernels.f32_ops);
-  limits.bf16_ops_per_s = rate(team, kernels.bf16, kernels.bf16_ops);
-  limits.int8_ops_per_s = rate(team, kernels.int8, kernels.int8_ops);
+  limits.read_bytes_per_s = bandwidth.measure();
+  limits.f32_ops_per_s = measure_arithmetic(team, Arithmetic::f32);
+  limits.bf16_ops_per_s = measure_arithmetic(team, Arithmetic::bf16);
+  limits.int8_ops_per_s = measure_arithmetic(team, Arithmetic::int8);
   return limits;
 }
 

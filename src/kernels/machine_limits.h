@@ -1,11 +1,17 @@
 #pragma once
 #include <cstddef>
-#include <vector>
+#include <string_view>
 
 #include "base/buffer.h"
 #include "base/thread_team.h"
 
 namespace fathom {
+
+/// Kinds of arithmetic that have a ceiling of their own.
+enum class Arithmetic { f32, bf16, int8 };
+
+/// "f32", "bf16", "int8".
+std::string_view arithmetic_name(Arithmetic kind);
 
 /// What this machine can do with all threads of a team, measured: the ceilings that kernels are judged by.
 struct MachineLimits {
@@ -13,6 +19,10 @@ struct MachineLimits {
   double f32_ops_per_s = 0;     ///< fused multiply-adds of float32, 2 operations each
   double bf16_ops_per_s = 0;    ///< BF16 dot products; 0 where the instruction set has none
   double int8_ops_per_s = 0;    ///< INT8 dot products; 0 where the instruction set has none
+
+  /// The ceiling of a kind; of float32 where the instruction set has no instruction of that kind, for then the kernels
+  /// have none either.
+  double ops_per_s(Arithmetic kind) const;
 };
 
 /// Measures streaming reads again and again on the same memory, so that a figure can stand beside another of the same
@@ -26,6 +36,8 @@ class ReadBandwidth {
   ReadBandwidth& operator=(const ReadBandwidth&) = delete;
   /// One pass over the memory, bytes per second.
   double measure();
+  /// Bytes of memory that it holds.
+  size_t bytes() const { return bytes_; }
 
  private:
   ThreadTeam& team_;
@@ -33,7 +45,10 @@ class ReadBandwidth {
   std::byte* data_;
 };
 
-/// The arithmetic ceilings (about 50 ms each); `read_bytes_per_s` stays 0.
-MachineLimits measure_arithmetic(ThreadTeam& team);
+/// Operations per second of one kind, the best of three loops of about 2 ms; 0 where the instruction set has none.
+double measure_arithmetic(ThreadTeam& team, Arithmetic kind);
+
+/// All ceilings of this moment, about 40 ms.
+MachineLimits measure_limits(ThreadTeam& team, ReadBandwidth& bandwidth);
 
 }  // namespace fathom

@@ -45,7 +45,8 @@ bool route_token(const float* logits, const float* bias, const RouterConfig& con
   for (int64_t e = 0; e < E; ++e) finite = finite && !std::isnan(logits[e]);
   scores_of(logits, E, config.scoring_func, score);
 
-  // At most a few hundred experts: small enough for the stack of any thread, checked when the config is read.
+  // At most 4,096 experts: small enough for the stack of any thread, checked when the config is read. Nothing here is
+  // cleared as a whole: that would take longer than routing among 256.
   float choice[kGreatestExpertCount];
   for (int64_t e = 0; e < E; ++e) choice[e] = bias != nullptr ? score[e] + bias[e] : score[e];
 
@@ -53,7 +54,8 @@ bool route_token(const float* logits, const float* bias, const RouterConfig& con
     const int64_t size = E / config.n_group;
     float group[kGreatestExpertCount];
     for (int64_t g = 0; g < config.n_group; ++g) group[g] = group_score(choice + g * size, size, config.topk_method);
-    bool kept[kGreatestExpertCount] = {};
+    bool kept[kGreatestExpertCount];
+    std::fill(kept, kept + config.n_group, false);
     for (int64_t i = 0; i < config.topk_group; ++i) {
       int64_t best = -1;
       for (int64_t g = 0; g < config.n_group; ++g) {
@@ -66,21 +68,21 @@ bool route_token(const float* logits, const float* bias, const RouterConfig& con
     }
   }
 
-  bool chosen[kGreatestExpertCount] = {};
-  for (int64_t i = 0; i < K; ++i) {
-    int64_t best = -1;
-    for (int64_t e = 0; e < E; ++e) {
-      if (!chosen[e] && (best < 0 || choice[e] > choice[best])) best = e;
-    }
-    chosen[best] = true;
-  }
-  int64_t count = 0;
-  float sum = 0;
+  // The K best so far, best first. A later expert has to be greater to come in, so ties go to the lower id.
+  int32_t best[kGreatestExpertCount];
+  int64_t found = 0;
   for (int64_t e = 0; e < E; ++e) {
-    if (!chosen[e]) continue;
-    index[count] = static_cast<int32_t>(e);
-    weight[count++] = score[e];
-    sum += score[e];
+    if (found == K && !(choice[e] > choice[best[K - 1]])) continue;
+    int64_t place = found < K ? found++ : K - 1;
+    for (; place > 0 && choice[e] > choice[best[place - 1]]; --place) best[place] = best[place - 1];
+    best[place] = static_cast<int32_t>(e);
+  }
+  std::sort(best, best + K);
+  float sum = 0;
+  for (int64_t i = 0; i < K; ++i) {
+    index[i] = best[i];
+    weight[i] = score[best[i]];
+    sum += score[best[i]];
   }
   for (int64_t i = 0; i < K; ++i) {
     if (config.norm_topk_prob) weight[i] /= sum + 1e-20f;

@@ -16,14 +16,19 @@ LatentCache::LatentCache(const ModelConfig& config, DType dtype, int64_t context
       context_(context),
       layers_(config.total_layers()),
       width_(config.kv_lora_rank + config.qk_rope_head_dim) {
-  const int64_t pages = (context + kPage - 1) / kPage;
-  bytes_ = static_cast<size_t>(pages * layers_ * kPage * width_) * dtype_bytes(dtype);
+  bytes_ = bytes_for(config, dtype, context);
   void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
     throw_failure("A latent cache for {} positions needs {} bytes of address space, which the system refused: {}.",
                   context, bytes_, std::strerror(errno));
   }
   data_ = static_cast<std::byte*>(memory);
+}
+
+size_t LatentCache::bytes_for(const ModelConfig& config, DType dtype, int64_t context) {
+  const int64_t pages = (context + kPage - 1) / kPage;
+  const int64_t width = config.kv_lora_rank + config.qk_rope_head_dim;
+  return static_cast<size_t>(pages * config.total_layers() * kPage * width) * dtype_bytes(dtype);
 }
 
 LatentCache::~LatentCache() {

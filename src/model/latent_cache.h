@@ -19,6 +19,8 @@ class LatentCache {
   /// `dtype` is f32 or bf16. Layers include the MTP layers.
   LatentCache(const ModelConfig& config, DType dtype, int64_t context);
   ~LatentCache();
+  /// Bytes of a cache whose every position is filled.
+  static size_t bytes_for(const ModelConfig& config, DType dtype, int64_t context);
   LatentCache(const LatentCache&) = delete;
   LatentCache& operator=(const LatentCache&) = delete;
 

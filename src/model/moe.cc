@@ -20,7 +20,7 @@ using Job = Workspace::FeedForwardJob;
 void up_half(const std::vector<Job>& jobs, int64_t T, Workspace& ws, ThreadTeam& team) {
   int64_t rows = 0;
   for (const Job& job : jobs) rows += job.mlp->gate_proj.rows;
-  const int64_t step = rows_per_item(rows, T, team.size());
+  const int64_t step = rows_per_item(rows, team.size());
   std::vector<int64_t>& begins = ws.item_begin;
   begins.assign(1, 0);
   for (const Job& job : jobs) begins.push_back(begins.back() + (job.mlp->gate_proj.rows + step - 1) / step);
@@ -48,7 +48,7 @@ void up_half(const std::vector<Job>& jobs, int64_t T, Workspace& ws, ThreadTeam&
 // owns some output rows.
 void down_half(const std::vector<Job>& jobs, int64_t T, int64_t hidden, Workspace& ws, ThreadTeam& team) {
   auto* out = ws.branch.as<float>();
-  const int64_t step = rows_per_item(hidden, T, team.size());
+  const int64_t step = rows_per_item(hidden, team.size());
   team.parallel_for((hidden + step - 1) / step, [&](int64_t item, int thread) {
     Workspace::Scratch& scratch = ws.scratch[static_cast<size_t>(thread)];
     const int64_t begin = item * step;

@@ -107,14 +107,32 @@ OperandRounding LoadedModel::unquantized_rounding() const {
   return compute == ComputeMode::bf16 || compute == ComputeMode::int8 ? OperandRounding::bf16 : OperandRounding::none;
 }
 
-std::unique_ptr<LoadedModel> open_model(const std::string& directory, ComputeMode compute) {
+OperandRounding LoadedModel::head_rounding(const Weight& weight) const {
+  const bool integers = compute == ComputeMode::int8 && weight.bits > 0;
+  return integers ? OperandRounding::int8 : unquantized_rounding();
+}
+
+std::unique_ptr<LoadedModel> open_model(const std::string& directory, const OpenOptions& options, ThreadTeam& team) {
   auto model = std::make_unique<LoadedModel>();
+  model->compute = options.compute.value_or(default_compute(options.weights.storage));
+  model->held = options.weights;
+  check_weight_options(options.weights, model->compute);
   model->checkpoint = std::make_unique<Checkpoint>(directory);
   model->config = model->checkpoint->config();
-  model->weights = load_weights(*model->checkpoint);
+  model->weights = load_weights(*model->checkpoint, options.weights.storage == WeightStorage::mapped);
   model->rope = make_rope(model->config);
-  model->compute = compute;
+  const WeightPlan plan = plan_weights(*model->checkpoint, model->weights, options.weights);
+  check_memory(plan, system_memory(), directory);
+  if (options.on_plan) options.on_plan(*model, plan);
+  take_weights(plan, *model->checkpoint, model->weights, team, options.on_progress);
   return model;
+}
+
+std::unique_ptr<LoadedModel> open_model(const std::string& directory, ComputeMode compute) {
+  ThreadTeam alone(1);
+  OpenOptions options;
+  options.compute = compute;
+  return open_model(directory, options, alone);
 }
 
 Workspace::Workspace(const LoadedModel& model, int64_t most_tokens, int threads)
@@ -186,7 +204,7 @@ void mtp_forward(const LoadedModel& model, int64_t depth, const Batch& batch, co
     rms_norm(embedding_half, hidden, mtp.enorm, eps, embedding_half);
     rms_norm(previous_hidden + t * hidden, hidden, mtp.hnorm, eps, hidden_half);
   });
-  ws.operand.prepare(input, T, 2 * hidden, 2 * hidden, mtp.eh_proj, model.unquantized_rounding(), &team);
+  ws.operand.prepare(input, T, 2 * hidden, 2 * hidden, mtp.eh_proj, model.head_rounding(mtp.eh_proj), &team);
   linear(ws.operand.view(), T, {{&mtp.eh_proj, ws.hidden.as<float>(), hidden}}, team);
   compute_angles(model, batch, ws);
   transformer_layer(model, layer, batch, ws, team, probe);
@@ -202,7 +220,7 @@ void compute_logits(const LoadedModel& model, const Weight& head, std::span<cons
     std::memcpy(chosen + i * hidden, ws.normed.as<float>() + rows[static_cast<size_t>(i)] * hidden,
                 static_cast<size_t>(hidden) * sizeof(float));
   }
-  ws.operand.prepare(chosen, count, hidden, hidden, head, model.unquantized_rounding(), &team);
+  ws.operand.prepare(chosen, count, hidden, hidden, head, model.head_rounding(head), &team);
   linear(ws.operand.view(), count, {{&head, logits, head.rows}}, team);
 }
 

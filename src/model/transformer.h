@@ -1,6 +1,8 @@
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -10,11 +12,12 @@
 #include "model/compute_mode.h"
 #include "model/latent_cache.h"
 #include "model/rope.h"
+#include "model/weight_storage.h"
 #include "model/weights.h"
 
 namespace fathom {
 
-/// A model ready to compute: mapped weights and how to use them (`Model` is the class of the public header). Immutable
+/// A model ready to compute: its weights and how to use them (`Model` is the class of the public header). Immutable
 /// once made; any number of sequences may share it.
 struct LoadedModel {
   std::unique_ptr<Checkpoint> checkpoint;
@@ -22,18 +25,35 @@ struct LoadedModel {
   ModelWeights weights;
   Rope rope;
   ComputeMode compute = ComputeMode::bf16;
+  WeightOptions held;  ///< how the weights are held
 
   /// Rounding of the activations of the attention's and feed-forward's projections.
   OperandRounding linear_rounding() const;
-  /// The same for head, eh_proj and kv_b_proj: w8a8 never quantises the input of the first two, and uses kv_b_proj cast
-  /// to BF16 on unquantised latents, as the official demo's absorbed attention does.
+  /// The same for kv_b_proj, and for heads and eh_proj as the checkpoint stores them: w8a8 never quantises the input of
+  /// these two, and uses kv_b_proj cast to BF16 on unquantised latents, as the official demo's absorbed attention does.
   OperandRounding unquantized_rounding() const;
+  /// The same for a head or eh_proj: where `weight` is held in integers, int8 meets it with integers too.
+  OperandRounding head_rounding(const Weight& weight) const;
   DType cache_dtype() const {
     return compute == ComputeMode::bf16 || compute == ComputeMode::int8 ? DType::bf16 : DType::f32;
   }
 };
 
-/// Opens `directory` (see Checkpoint, load_weights for what is refused).
+/// How a model is opened.
+struct OpenOptions {
+  std::optional<ComputeMode> compute;  ///< nothing: see default_compute
+  WeightOptions weights;
+  /// Called when every tensor is looked up and before memory is taken for it; may throw to stop.
+  std::function<void(const LoadedModel& model, const WeightPlan& plan)> on_plan;
+  /// Called while weights are brought into memory, in bytes of the files; may throw to stop.
+  std::function<void(uint64_t done, uint64_t total)> on_progress;
+};
+
+/// Opens `directory`. `bad_input`: see Checkpoint, load_weights and check_weight_options. `failure`: see check_memory
+/// and take_weights. The team works only if weights are brought into memory.
+std::unique_ptr<LoadedModel> open_model(const std::string& directory, const OpenOptions& options, ThreadTeam& team);
+
+/// Opens `directory` with its weights mapped.
 std::unique_ptr<LoadedModel> open_model(const std::string& directory, ComputeMode compute);
 
 /// Which of the two equal formulas of latent attention a span uses (spec §1.3).

@@ -14,7 +14,8 @@ namespace {
 
 class Loader {
  public:
-  explicit Loader(const Checkpoint& checkpoint) : checkpoint_(checkpoint), config_(checkpoint.config()) {}
+  Loader(const Checkpoint& checkpoint, bool aligned)
+      : checkpoint_(checkpoint), config_(checkpoint.config()), aligned_(aligned) {}
 
   ModelWeights load() {
     if (config_.n_routed_experts > kGreatestExpertCount) {
@@ -25,7 +26,14 @@ class Loader {
     weights_.norm = gain("model.norm.weight", config_.hidden_size);
     weights_.lm_head = config_.tie_word_embeddings ? as_weight(weights_.embed_tokens)
                                                    : weight("lm_head.weight", config_.vocab_size, config_.hidden_size);
-    for (int64_t i = 0; i < config_.total_layers(); ++i) weights_.layers.push_back(layer(i));
+    for (int64_t i = 0; i < config_.total_layers(); ++i) {
+      weights_.layers.push_back(layer(i));
+      // A few kilobytes of scales were converted and a page of the file beside each was mapped: over all experts of a
+      // large model these are gigabytes.
+      if (!aligned_) {
+        for (const auto& file : checkpoint_.files()) file->release();
+      }
+    }
     return std::move(weights_);
   }
 
@@ -36,7 +44,11 @@ class Loader {
       throw_bad_input("{}: tensor {} has shape {}; config.json calls for {}.", checkpoint_.directory(), name,
                       shape_text(view.shape), shape_text(shape));
     }
-    // The format does not promise alignment. Where a file lacks it, a copy has it.
+    return view;
+  }
+
+  // The format does not promise alignment. Where a file lacks it, a copy has it.
+  TensorView aligned(TensorView view) {
     if (reinterpret_cast<uintptr_t>(view.data) % dtype_bytes(view.dtype) != 0) {
       Buffer& copy = weights_.copies.emplace_back();
       copy.reserve(view.bytes());
@@ -45,13 +57,14 @@ class Loader {
     }
     return view;
   }
+  TensorView aligned_if_asked(TensorView view) { return aligned_ ? aligned(std::move(view)) : view; }
 
   [[noreturn]] void refuse_type(const std::string& name, DType dtype, std::string_view expected) {
     throw_bad_input("{}: tensor {} is {}; expected {}.", checkpoint_.directory(), name, dtype_name(dtype), expected);
   }
 
   TensorView unquantized(const std::string& name, const Shape& shape) {
-    TensorView view = shaped(name, shape);
+    TensorView view = aligned_if_asked(shaped(name, shape));
     if (view.dtype != DType::f32 && view.dtype != DType::bf16 && view.dtype != DType::f16) {
       refuse_type(name, view.dtype, "F32, BF16 or F16");
     }
@@ -65,7 +78,7 @@ class Loader {
   }
 
   Weight weight(const std::string& name, int64_t rows, int64_t cols) {
-    const TensorView view = shaped(name, {rows, cols});
+    const TensorView view = aligned_if_asked(shaped(name, {rows, cols}));
     Weight result = as_weight(view);
     switch (view.dtype) {
       case DType::f32:
@@ -89,7 +102,7 @@ class Loader {
   }
 
   const float* scales(const std::string& name, int64_t rows, int64_t cols) {
-    const TensorView view = shaped(name, {rows, cols});
+    const TensorView view = aligned(shaped(name, {rows, cols}));
     if (view.dtype == DType::f32) return view.as<float>();
     Buffer& copy = weights_.copies.emplace_back();
     copy.reserve(static_cast<size_t>(view.elements()) * sizeof(float));
@@ -149,7 +162,7 @@ class Loader {
     MoeWeights result;
     result.gate = as_weight(matrix(prefix + "gate.weight", config_.n_routed_experts, config_.hidden_size));
     if (config_.topk_method == TopkMethod::noaux_tc) {
-      const TensorView bias = gain(prefix + "gate.e_score_correction_bias", config_.n_routed_experts);
+      const TensorView bias = aligned(gain(prefix + "gate.e_score_correction_bias", config_.n_routed_experts));
       result.e_score_correction_bias.resize(static_cast<size_t>(config_.n_routed_experts));
       convert_to_f32(bias, result.e_score_correction_bias.data());
     }
@@ -194,13 +207,14 @@ class Loader {
 
   const Checkpoint& checkpoint_;
   const ModelConfig& config_;
+  const bool aligned_;
   ModelWeights weights_;
 };
 
 }  // namespace
 
-ModelWeights load_weights(const Checkpoint& checkpoint) {
-  return Loader(checkpoint).load();
+ModelWeights load_weights(const Checkpoint& checkpoint, bool aligned) {
+  return Loader(checkpoint, aligned).load();
 }
 
 }  // namespace fathom

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/buffer.h"
+#include "base/memory.h"
 #include "formats/checkpoint.h"
 #include "kernels/linear.h"
 
@@ -52,19 +53,23 @@ struct LayerWeights {
   std::optional<MtpWeights> mtp;  ///< an MTP layer's
 };
 
-/// Every weight of a model, as views on the mapped checkpoint. Only what cannot be used where it lies is copied:
-/// tensors that are not aligned to their element, and scales that are not float32.
+/// Every weight of a model: views on the mapped checkpoint, or on `memory` (see weight_storage.h).
 struct ModelWeights {
   TensorView embed_tokens;           ///< [vocab, hidden]
   TensorView norm;                   ///< [hidden]
   Weight lm_head;                    ///< [vocab, hidden]
   std::vector<LayerWeights> layers;  ///< main layers, then MTP layers
 
+  /// What cannot be used where it lies in a mapped file: tensors that are not aligned to their element, and scales that
+  /// are not float32.
   std::vector<Buffer> copies;
+  HugeBuffer memory;  ///< the weights that are held in memory; empty if all are mapped
 };
 
 /// Looks every tensor of the config up. `bad_input` names a tensor that is missing, has another shape than the config
-/// says, or a type that cannot be computed with. Reads no data but the correction biases.
-ModelWeights load_weights(const Checkpoint& checkpoint);
+/// says, or a type that cannot be computed with. Reads no data but the correction biases and scales that are not
+/// float32. Without `aligned`, tensors stay where they lie even if that is not aligned to their element: for
+/// `take_weights`, which copies them anyway.
+ModelWeights load_weights(const Checkpoint& checkpoint, bool aligned = true);
 
 }  // namespace fathom

@@ -165,6 +165,47 @@ TEST(Sampling, SelectionAgreesWithSortingEverything) {
   }
 }
 
+TEST(Sampling, TheGreatestIsFoundWhereverItStands) {
+  // Longer than the blocks that are looked at together, with a rest; the second of two equals must not win.
+  SamplingOptions options;
+  options.temperature = 0;
+  Sampler sampler(options);
+  for (const size_t length : {size_t{1}, size_t{15}, size_t{16}, size_t{17}, size_t{1024}, size_t{2500}}) {
+    for (size_t place : {size_t{0}, length / 2, length - 1}) {
+      std::vector<float> logits(length, -3);
+      logits[place] = -2;
+      logits.back() = -2;
+      EXPECT_EQ(sampler.sample(logits).token, static_cast<int32_t>(place)) << length << " logits";
+      logits[length / 3] = std::numeric_limits<float>::quiet_NaN();
+      EXPECT_THROW(sampler.sample(logits), Error) << length << " logits";
+    }
+  }
+}
+
+TEST(Sampling, DrawsOfALargeVocabularyFollowTheDistribution) {
+  // Sixteen kinds of tokens among 4,096, so that Pearson's statistic has 15 degrees of freedom: 99.9 % below 37.7.
+  std::vector<double> kinds(16);
+  std::vector<float> logits(4096);
+  for (size_t i = 0; i < logits.size(); ++i) {
+    logits[i] = static_cast<float>(i % 16) / 8;
+    kinds[i % 16] += std::exp(static_cast<double>(i % 16) / 8 / 0.7);
+  }
+  const double total = std::accumulate(kinds.begin(), kinds.end(), 0.0);
+  SamplingOptions options;
+  options.temperature = 0.7;
+  options.seed = 11;
+  Sampler sampler(options);
+  constexpr int kDraws = 20000;
+  std::vector<int> counts(16, 0);
+  for (int i = 0; i < kDraws; ++i) ++counts[static_cast<size_t>(sampler.sample(logits).token) % 16];
+  double statistic = 0;
+  for (size_t k = 0; k < 16; ++k) {
+    const double expected = kinds[k] / total * kDraws;
+    statistic += (counts[k] - expected) * (counts[k] - expected) / expected;
+  }
+  EXPECT_LT(statistic, 37.7);
+}
+
 TEST(Sampling, SeedDecidesTheDraws) {
   const auto logits = random_logits(1000, 5, 1.0);
   const auto draws = [&](uint64_t seed) {

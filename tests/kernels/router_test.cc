@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <random>
 #include <vector>
 
 namespace fathom {
@@ -86,6 +89,48 @@ TEST(Router, SoftmaxWithoutNormalisation) {
   EXPECT_NEAR(c.weight[0], 16 * sigmoid(1), 1e-5);
   EXPECT_NEAR(c.weight[1], 16 * sigmoid(-1), 1e-5);
   EXPECT_FLOAT_EQ(c.score[2], 0);
+}
+
+// The definition, by sorting: groups by their two best, experts of the best groups by choice score, ties to the lower
+// id.
+TEST(Router, AmongTwoHundredAndFiftySixItIsTheDefinition) {
+  RouterConfig config;
+  config.n_routed_experts = 256;
+  config.num_experts_per_tok = 8;
+  config.n_group = 8;
+  config.topk_group = 4;
+  std::mt19937 random(5);
+  for (int round = 0; round < 200; ++round) {
+    // Few different values: ties everywhere.
+    std::vector<float> logits(256), bias(256);
+    for (float& logit : logits) logit = static_cast<float>(random() % 12) / 4 - 1;
+    for (float& b : bias) b = round % 2 == 0 ? 0 : static_cast<float>(random() % 3) / 8;
+    std::vector<float> choice(256);
+    for (size_t e = 0; e < 256; ++e) choice[e] = sigmoid(logits[e]) + bias[e];
+    std::vector<float> group;
+    for (size_t g = 0; g < 8; ++g) {
+      std::vector<float> members(choice.begin() + static_cast<int64_t>(g) * 32,
+                                 choice.begin() + static_cast<int64_t>(g) * 32 + 32);
+      std::sort(members.rbegin(), members.rend());
+      group.push_back(members[0] + members[1]);
+    }
+    const auto order = [](const std::vector<float>& values) {
+      std::vector<int32_t> ids(values.size());
+      std::iota(ids.begin(), ids.end(), 0);
+      std::stable_sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) {
+        return values[static_cast<size_t>(a)] > values[static_cast<size_t>(b)];
+      });
+      return ids;
+    };
+    std::vector<int32_t> groups = order(group);
+    groups.resize(4);
+    std::vector<int32_t> expected;
+    for (const int32_t e : order(choice)) {
+      if (expected.size() < 8 && std::count(groups.begin(), groups.end(), e / 32) > 0) expected.push_back(e);
+    }
+    std::sort(expected.begin(), expected.end());
+    EXPECT_EQ(choose(config, logits, bias).index, expected) << "round " << round;
+  }
 }
 
 TEST(Router, NanIsReportedAndTheChoiceStaysInRange) {

@@ -1,0 +1,157 @@
+#pragma once
+// How products with integers walk over panels, tokens and columns, written once for the sets that have a tile kernel.
+// Everything here has internal linkage (see integer_generic.h).
+//
+// V has: max_tokens, streamed_tokens, cached_panels, runs(T), and
+//   tile<bits, R, T, streamed>(tokens, panel, spacing, layout, weight, group_begin, group_end, totals):
+// adds groups [group_begin, group_end) of R panels, `spacing` bytes apart, times T tokens to totals [R, T, 16].
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include "kernels/cpu/integer_kernels.h"
+
+namespace fathom {
+namespace {
+
+constexpr int kMaxTileTokens = 12;
+
+// The tokens of a tile.
+struct TileTokens {
+  const int8_t* q[kMaxTileTokens];
+  const float* scales[kMaxTileTokens];
+  const int32_t* sums[kMaxTileTokens];
+  float* y[kMaxTileTokens];  // the row's first output
+};
+
+// Calls function(integral_constant<int, i>) for i in 0 … n − 1. g++ 12 keeps an array of sums in memory where plain
+// loops walk over it (it looks for scalars before it unrolls); with constant indices from the start it does not.
+#define FATHOM_INLINED __attribute__((always_inline))
+template <int n, class Function>
+FATHOM_INLINED inline void unrolled(const Function& function) {
+  [&]<int... i>(std::integer_sequence<int, i...>) FATHOM_INLINED {
+    (function(std::integral_constant<int, i>()), ...);
+  }
+  (std::make_integer_sequence<int, n>());
+}
+
+// Panels of a chunk and columns of a block of the cached product: a tile's activations of a block (24 KB) stay in the
+// first-level cache while the chunk's panels pass, and the chunk's weights (459 KB of 7,168 columns) in the
+// second-level cache while the tokens pass.
+constexpr int64_t kChunkPanels = 4;
+constexpr int64_t kBlockCols = 2048;
+
+inline void store_panel(const float* totals, int tokens, int64_t row, int64_t rows, const TileTokens& to) {
+  for (int t = 0; t < tokens; ++t, totals += kPanelRows) {
+    std::memcpy(to.y[t] + row, totals, static_cast<size_t>(std::min(rows - row, kPanelRows)) * sizeof(float));
+  }
+}
+
+// `rows` rows from a panel's first on for few tokens, weights from memory: the panels are cut into runs that are read
+// side by side, each in the order of the memory.
+template <class V, int bits, int T>
+void stream_panels(const TileTokens& tokens, const uint8_t* panel, const PanelLayout& layout, const Weight& w,
+                   int64_t rows) {
+  constexpr int kRuns = V::runs(T);
+  const int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
+  const int64_t run = panels / kRuns;
+  alignas(64) float totals[kRuns * T * kPanelRows];
+  for (int64_t p = 0; p < panels; ++p) {
+    const uint8_t* at = panel + static_cast<size_t>(p) * layout.bytes;
+    if (p < run) {
+      std::memset(totals, 0, sizeof(totals));
+      V::template tile<bits, kRuns, T, true>(tokens, at, static_cast<size_t>(run) * layout.bytes, layout, w, 0,
+                                             layout.groups, totals);
+      for (int r = 0; r < kRuns; ++r) {
+        store_panel(totals + r * T * kPanelRows, T, (p + r * run) * kPanelRows, rows, tokens);
+      }
+    } else if (p >= kRuns * run) {
+      std::memset(totals, 0, sizeof(totals));
+      V::template tile<bits, 1, T, true>(tokens, at, 0, layout, w, 0, layout.groups, totals);
+      store_panel(totals, T, p * kPanelRows, rows, tokens);
+    }
+  }
+}
+
+// At most kChunkPanels panels for a tile of many tokens.
+template <class V, int bits, int T>
+void cached_panels(const TileTokens& tokens, const uint8_t* panel, const PanelLayout& layout, const Weight& w,
+                   int64_t rows) {
+  constexpr int R = V::cached_panels;
+  const int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
+  alignas(64) float totals[kChunkPanels * T * kPanelRows];
+  std::memset(totals, 0, static_cast<size_t>(panels * T * kPanelRows) * sizeof(float));
+  const int64_t block = kBlockCols / w.group;
+  for (int64_t g = 0; g < layout.groups; g += block) {
+    const int64_t end = std::min(layout.groups, g + block);
+    int64_t p = 0;
+    for (; p + R <= panels; p += R) {
+      V::template tile<bits, R, T, false>(tokens, panel + static_cast<size_t>(p) * layout.bytes, layout.bytes, layout,
+                                          w, g, end, totals + p * T * kPanelRows);
+    }
+    for (; p < panels; ++p) {
+      V::template tile<bits, 1, T, false>(tokens, panel + static_cast<size_t>(p) * layout.bytes, 0, layout, w, g, end,
+                                          totals + p * T * kPanelRows);
+    }
+  }
+  for (int64_t p = 0; p < panels; ++p) store_panel(totals + p * T * kPanelRows, T, p * kPanelRows, rows, tokens);
+}
+
+// Calls function(integral_constant<n>) for n in 1 … most.
+template <int most, class Function>
+void with_count(int n, const Function& function) {
+  if constexpr (most > 1) {
+    if (n < most) return with_count<most - 1>(n, function);
+  }
+  function(std::integral_constant<int, most>());
+}
+
+template <class V, int bits>
+void linear_tiles_bits(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
+                       int64_t row_end, float* y, int64_t y_stride) {
+  const PanelLayout layout = panel_layout(integer_format(w), w.cols);
+  const bool streamed = T <= V::streamed_tokens;
+  // Chunks of panels outermost, then tokens: a chunk's weights are read from memory once.
+  const int64_t chunk = streamed ? row_end - row_begin : kChunkPanels * kPanelRows;
+  const int64_t most = streamed ? V::streamed_tokens : V::max_tokens;
+  const int64_t tiles = (T + most - 1) / most;
+  for (int64_t row = row_begin; row < row_end; row += chunk) {
+    const auto* panel = reinterpret_cast<const uint8_t*>(w.data) + static_cast<size_t>(row / kPanelRows) * layout.bytes;
+    const int64_t rows = std::min(chunk, row_end - row);
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t t0 = i * T / tiles;
+      const auto n = static_cast<int>((i + 1) * T / tiles - t0);
+      TileTokens tokens;
+      for (int t = 0; t < n; ++t) {
+        const int64_t source = row_index != nullptr ? row_index[t0 + t] : t0 + t;
+        tokens.q[t] = x.int8_row(source);
+        tokens.scales[t] = x.row_scales(source);
+        tokens.sums[t] = x.row_sums(source, w.group);
+        tokens.y[t] = y + (t0 + t) * y_stride + (row - row_begin);
+      }
+      if (streamed) {
+        with_count<V::streamed_tokens>(
+            n, [&](auto count) { stream_panels<V, bits, decltype(count)::value>(tokens, panel, layout, w, rows); });
+      } else {
+        with_count<V::max_tokens>(
+            n, [&](auto count) { cached_panels<V, bits, decltype(count)::value>(tokens, panel, layout, w, rows); });
+      }
+    }
+  }
+}
+
+template <class V>
+void linear_tiles(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
+                  int64_t row_end, float* y, int64_t y_stride) {
+  if (w.bits == 8) {
+    linear_tiles_bits<V, 8>(x, row_index, T, w, row_begin, row_end, y, y_stride);
+  } else {
+    linear_tiles_bits<V, 4>(x, row_index, T, w, row_begin, row_end, y, y_stride);
+  }
+}
+
+}  // namespace
+}  // namespace fathom
