@@ -20,7 +20,7 @@ constexpr int64_t kSplitPositions = kSplitPages * kPagePositions;
 // Slots for partial sums per thread: a round of items ends with a join, where threads wait.
 constexpr int64_t kSlotsPerThread = 16;
 
-// Heads of an item of the expanded form, which share the preparation of a page of latents.
+// Heads of an item of the expanded form where they share the preparation of a page of latents.
 constexpr int64_t kExpandedHeads = 4;
 
 // Heads of an item of the absorbed form's way into the latent space: each asks for the next one's weights.
@@ -143,8 +143,12 @@ void attend_item(const LatentDims& dims, const LatentSpan& span, const Attention
   for (int64_t begin = item.split * kSplitPositions; begin < end; begin += kPagePositions) {
     const int64_t count = std::min(kPagePositions, end - begin);
     const uint16_t* rows_of_page = span.pages + begin / kPagePositions * span.page_stride;
-    const PackedPage page =
+    PackedPage page =
         kernels.pack_page(shape, rows_of_page, dims.width(), rows_of_page, dims.width(), count, page_memory);
+    if (begin + kPagePositions < end) {
+      page.next = reinterpret_cast<const std::byte*>(rows_of_page + span.page_stride);
+      page.next_bytes = std::min(kPagePositions, end - begin - kPagePositions) * dims.width() * 2;
+    }
     const auto seen = [&](int64_t r) { return span.position + (first_row + r) / dims.heads + 1 - begin; };
     kernels.attend(shape, block, page, count, visible_positions(block, count, seen, visible));
   }
@@ -183,18 +187,63 @@ void join_items(const LatentDims& dims, std::span<const LatentSpan> spans,
   });
 }
 
-// Heads [h_begin, h_end) of a span in the expanded form.
+// One head's rows of kv_b_proj as lanes, the keys' and then the values' in blocks of up to 64.
+struct PackedHead {
+  std::byte* memory;
+  int64_t bytes;  // of a block
+  int64_t nope, v, latent;
+
+  PackedHead(const LatentDims& dims, Buffer& buffer)
+      : bytes(cache_lines(attention_kernels().query_bytes({dims.latent, 0, 1}))),
+        nope(dims.nope),
+        v(dims.v),
+        latent(dims.latent) {
+    memory = reserve<std::byte>(buffer, (ceil_div(nope, kBlockRows) + ceil_div(v, kBlockRows)) * bytes);
+  }
+  // Calls `use(block, values, first)` for each block: whether it is of the values, and its first row among its kind.
+  template <typename Use>
+  void for_blocks(Use use) const {
+    std::byte* at = memory;
+    for (bool values : {false, true}) {
+      const int64_t rows = values ? v : nope;
+      for (int64_t first = 0; first < rows; first += kBlockRows, at += bytes) {
+        QueryBlock block;
+        block.rows = std::min(kBlockRows, rows - first);
+        block.lanes = ceil_div(block.rows, 16) * 16;
+        block.queries = at;
+        use(block, values, first);
+      }
+    }
+  }
+};
+
+bool packs_weight(const Weight& kv_b) {
+  const AttentionKernels& kernels = attention_kernels();
+  return kernels.packs_weight != nullptr && kernels.packs_weight(kv_b);
+}
+
+// Keys [n, nope] (rows `key_stride` apart) and values [n, v] of a head from the latents of a page, as BF16, by the
+// products of linear.h. `operand` holds the latents.
+void rebuild_by_linear(const LatentDims& dims, const Weight& kv_b, int64_t h, const Operand& operand, int64_t n,
+                       Buffer& buffer, uint16_t* keys, int64_t key_stride, uint16_t* values) {
+  const int64_t head_rows = dims.nope + dims.v;
+  auto* rebuilt = reserve<float>(buffer, kPagePositions * head_rows);
+  linear_rows(operand.view(), nullptr, n, kv_b, h * head_rows, (h + 1) * head_rows, rebuilt, head_rows);
+  for (int64_t j = 0; j < n; ++j) {
+    convert_f32_to_bf16(rebuilt + j * head_rows, dims.nope, keys + j * key_stride);
+    convert_f32_to_bf16(rebuilt + j * head_rows + dims.nope, dims.v, values + j * dims.v);
+  }
+}
+
+// Heads [h_begin, h_end) of a span in the expanded form; one head where this set packs the weight.
 void expand_heads(const LatentDims& dims, const Weight& kv_b, const LatentSpan& span, int64_t h_begin, int64_t h_end,
                   const float* q, float* attended, AttentionWorkspace::Thread& thread) {
   const AttentionKernels& kernels = attention_kernels();
   const AttentionShape shape{dims.query_width(), dims.v, dims.scale};
-  const int64_t head_rows = dims.nope + dims.v;
   const int64_t blocks = ceil_div(span.length, kBlockRows);
   const int64_t bytes = block_bytes(shape);
   auto* memory = reserve<std::byte>(thread.blocks, (h_end - h_begin) * blocks * bytes);
   auto* page_memory = reserve<std::byte>(thread.page, kernels.page_bytes(shape));
-  auto* latents = reserve<float>(thread.latents, kPagePositions * dims.width());
-  auto* rebuilt = reserve<float>(thread.rebuilt, kPagePositions * head_rows);
   auto* rows = reserve<uint16_t>(thread.rows, kPagePositions * (shape.key_width + shape.value_width));
   // Block b of head h; the last one of a head may be smaller.
   const auto block_of = [&](int64_t h, int64_t b) {
@@ -214,6 +263,13 @@ void expand_heads(const LatentDims& dims, const Weight& kv_b, const LatentSpan& 
     }
   }
 
+  const bool packed = packs_weight(kv_b);
+  const PackedHead head(dims, thread.weights);
+  if (packed) {
+    head.for_blocks([&](const QueryBlock& block, bool of_values, int64_t first) {
+      kernels.pack_weight(kv_b, h_begin * (dims.nope + dims.v) + (of_values ? dims.nope : 0) + first, block);
+    });
+  }
   uint16_t* keys = rows;
   uint16_t* values = rows + kPagePositions * shape.key_width;
   int32_t visible[kBlockRows];
@@ -221,17 +277,23 @@ void expand_heads(const LatentDims& dims, const Weight& kv_b, const LatentSpan& 
   for (int64_t begin = 0; begin < end; begin += kPagePositions) {
     const int64_t n = std::min(kPagePositions, end - begin);
     const uint16_t* page_rows = span.pages + begin / kPagePositions * span.page_stride;
-    convert_bf16_to_f32(page_rows, n * dims.width(), latents);
-    thread.operand.prepare(latents, n, dims.latent, dims.width(), kv_b, OperandRounding::bf16, nullptr);
     for (int64_t j = 0; j < n; ++j) {
       std::memcpy(keys + j * shape.key_width + dims.nope, page_rows + j * dims.width() + dims.latent,
                   static_cast<size_t>(dims.rope) * sizeof(uint16_t));
     }
+    if (!packed) {
+      auto* latents = reserve<float>(thread.latents, kPagePositions * dims.width());
+      convert_bf16_to_f32(page_rows, n * dims.width(), latents);
+      thread.operand.prepare(latents, n, dims.latent, dims.width(), kv_b, OperandRounding::bf16, nullptr);
+    }
     for (int64_t h = h_begin; h < h_end; ++h) {
-      linear_rows(thread.operand.view(), nullptr, n, kv_b, h * head_rows, (h + 1) * head_rows, rebuilt, head_rows);
-      for (int64_t j = 0; j < n; ++j) {
-        convert_f32_to_bf16(rebuilt + j * head_rows, dims.nope, keys + j * shape.key_width);
-        convert_f32_to_bf16(rebuilt + j * head_rows + dims.nope, dims.v, values + j * dims.v);
+      if (packed) {
+        head.for_blocks([&](const QueryBlock& block, bool of_values, int64_t first) {
+          uint16_t* out = (of_values ? values : keys) + first;
+          kernels.rebuild(page_rows, dims.width(), n, dims.latent, block, out, of_values ? dims.v : shape.key_width);
+        });
+      } else {
+        rebuild_by_linear(dims, kv_b, h, thread.operand, n, thread.rebuilt, keys, shape.key_width, values);
       }
       const PackedPage page = kernels.pack_page(shape, keys, shape.key_width, values, dims.v, n, page_memory);
       // Blocks from the first with a token that sees this page.
@@ -364,7 +426,7 @@ void absorbed_attention(const LatentDims& dims, const Weight& kv_b, std::span<co
 void expanded_attention(const LatentDims& dims, const Weight& kv_b, std::span<const LatentSpan> spans, const float* q,
                         float* attended, AttentionWorkspace& ws, ThreadTeam& team) {
   ws.threads.resize(static_cast<size_t>(team.size()));
-  const int64_t heads = heads_per_item(dims.heads, team.size(), kExpandedHeads);
+  const int64_t heads = packs_weight(kv_b) ? 1 : heads_per_item(dims.heads, team.size(), kExpandedHeads);
   const int64_t items = ceil_div(dims.heads, heads);
   team.parallel_for(static_cast<int64_t>(spans.size()) * items, [&](int64_t item, int thread) {
     const int64_t h_begin = item % items * heads;

@@ -64,7 +64,7 @@ struct SoftmaxState {
 struct AttentionWorkspace {
   struct Thread {
     Operand operand;
-    Buffer blocks, page, rows, latents, rebuilt;
+    Buffer blocks, page, rows, latents, rebuilt, weights;
   };
   /// Of the absorbed form: 64 rows of a span with a run of pages.
   struct Item {

@@ -10,6 +10,9 @@ const AttentionKernels& attention_kernels_avx2() {
                                            pack_queries_generic,
                                            attend_generic<Avx2Vector>,
                                            unpack_generic,
+                                           nullptr,
+                                           nullptr,
+                                           nullptr,
                                            nullptr};
   return kernels;
 #else

@@ -22,6 +22,9 @@ struct PackedPage {
   const uint16_t* keys = nullptr;  ///< BF16 rows of an even width
   int64_t key_stride = 0;
   const std::byte* memory = nullptr;
+  /// Memory that the next page will be packed from: a kernel may ask for it meanwhile.
+  const std::byte* next = nullptr;
+  int64_t next_bytes = 0;
 };
 
 /// What each instruction set provides for attention over BF16 keys and values.
@@ -44,6 +47,13 @@ struct AttentionKernels {
   /// As `absorb_queries` for the formats that this set has a way of its own for: false for the others, or null.
   bool (*absorb)(const float* x, int64_t x_stride, int64_t T, const Weight& weight, int64_t row_begin, int64_t row_end,
                  int64_t next_row, float* y, int64_t y_stride);
+  /// Whether this set has a way of its own to rebuild keys and values with such a weight (null: for none): its rows, up
+  /// to 64 from `row_begin` on, become the lanes of a block (`block.queries` [query_bytes of its columns]; FP8 as the
+  /// published cast), and `rebuild` leaves out[j, r] = Σ_k latents[j, k] · W[row_begin + r, k] as BF16.
+  bool (*packs_weight)(const Weight& weight);
+  void (*pack_weight)(const Weight& weight, int64_t row_begin, const QueryBlock& block);
+  void (*rebuild)(const uint16_t* latents, int64_t stride, int64_t count, int64_t width, const QueryBlock& block,
+                  uint16_t* out, int64_t out_stride);
 };
 
 const AttentionKernels& attention_kernels_portable();

@@ -9,6 +9,9 @@ const AttentionKernels& attention_kernels_portable() {
                                            pack_queries_generic,
                                            attend_generic<PortableVector>,
                                            unpack_generic,
+                                           nullptr,
+                                           nullptr,
+                                           nullptr,
                                            nullptr};
   return kernels;
 }
