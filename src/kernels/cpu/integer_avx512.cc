@@ -55,8 +55,9 @@ struct Avx512Vec {
   }
 };
 
-// How far ahead of the codes a streamed product fetches; the fastest of 1, 4, 8, 16 KB for float weights as well.
-constexpr size_t kPrefetchBytes = 4096;
+// How far ahead of the codes a streamed product fetches. INT4, one token, two runs side by side: 94 % of a streaming
+// read with 2 KB, 79 % with 1 KB; four runs 82 % and 88 %, 78 % with 4 KB.
+constexpr size_t kPrefetchBytes = 2048;
 
 // A lane is a row of the panel. Eight columns at a time: two registers of codes a panel, of 8 bits as they are, of 4
 // bits the two nibbles of one load.
@@ -64,7 +65,7 @@ struct Avx512Tiles {
   static constexpr int max_tokens = 12;  // two panels × 12 tokens are 24 sums; 4 registers of codes and 2 of x are left
   static constexpr int streamed_tokens = 8;
   static constexpr int cached_panels = 2;
-  static constexpr int runs(int tokens) { return tokens == 1 ? 4 : 2; }
+  static constexpr int runs(int) { return 2; }
 
   template <int bits, int R, int T, bool streamed>
   [[gnu::noinline]] static void tile(const TileTokens& tokens, const uint8_t* panel, size_t spacing,
@@ -94,7 +95,7 @@ struct Avx512Tiles {
         }
         minus_zero[r] = _mm512_and_si512(_mm512_sub_epi32(_mm512_setzero_si512(), zero), low_half);
         if constexpr (streamed) {
-          // The codes' prefetch leaves out what stands before the codes of the next panel, less its first 4 KB.
+          // The codes' prefetch leaves out what stands before the codes of the next panel, less its first 2 KB.
           prefetch(own + layout.bytes + kPrefetchBytes + static_cast<size_t>(g) * head_step);
         }
       });
@@ -112,6 +113,7 @@ struct Avx512Tiles {
         __m512i high[R];
         unrolled<R>([&](auto r) FATHOM_INLINED {
           low[r] = load(codes[r]);
+          asm("" : "+v"(low[r]));  // one load, not one for each nibble
           if constexpr (streamed) prefetch(codes[r] + kPrefetchBytes);
           if constexpr (bits == 8) {
             high[r] = load(codes[r] + 64);
@@ -124,15 +126,14 @@ struct Avx512Tiles {
         });
         unrolled<T>([&](auto t) FATHOM_INLINED {
           const __m512i x_low = _mm512_set1_epi32(load_word(xs[t] + k));
-          unrolled<R>([&](auto r) FATHOM_INLINED { sum[r * T + t] = dot(sum[r * T + t], low[r], x_low); });
-        });
-        unrolled<T>([&](auto t) FATHOM_INLINED {
           const __m512i x_high = _mm512_set1_epi32(load_word(xs[t] + k + 4));
           unrolled<R>([&](auto r) FATHOM_INLINED {
+            constexpr int i = r * T + t;
+            sum[i] = dot(sum[i], low[r], x_low);
             if constexpr (split) {
-              more[r * T + t] = dot(more[r * T + t], high[r], x_high);
+              more[i] = dot(more[i], high[r], x_high);
             } else {
-              sum[r * T + t] = dot(sum[r * T + t], high[r], x_high);
+              sum[i] = dot(sum[i], high[r], x_high);
             }
           });
         });
