@@ -9,6 +9,7 @@
 
 #include <csignal>
 #include <filesystem>
+#include <fstream>
 
 #include "base/error.h"
 #include "base/interrupt.h"
@@ -151,6 +152,33 @@ TEST(File, DirectoriesAndFreeSpace) {
   EXPECT_GT(free_disk_bytes(directory.file("not/yet/there")), 0u);
   OutputFile(directory.file("file")).commit();
   FATHOM_EXPECT_ERROR(make_directories(directory.file("file/x")), ErrorKind::failure, directory.file("file/x"));
+}
+
+TEST(PieceReader, ReadsAnyPieceAndSaysWhereTheFileEnds) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("data");
+  std::ofstream(path) << "0123456789";
+  const PieceReader file(path);
+  char piece[4] = {};
+  file.prefetch(0, 10);
+  file.read(3, piece, 3);
+  EXPECT_EQ(std::string(piece), "345");
+  file.forget(0, 10);
+  file.read(9, piece, 1);
+  EXPECT_EQ(piece[0], '9');
+  file.read(10, piece, 0);
+  FATHOM_EXPECT_ERROR(file.read(8, piece, 3), ErrorKind::failure, path, "byte 10", "1 bytes too early");
+  FATHOM_EXPECT_ERROR(PieceReader(directory.path()), ErrorKind::bad_input, "a directory");
+}
+
+TEST(MappedFile, ReleasedPagesComeBack) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("data");
+  std::ofstream(path) << "0123456789";
+  const MappedFile file(path);
+  EXPECT_EQ(file.data()[4], std::byte{'4'});
+  file.release();
+  EXPECT_EQ(file.data()[4], std::byte{'4'});
 }
 
 TEST(Interrupt, SetsAFlagThatEndsLoops) {

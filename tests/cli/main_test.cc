@@ -57,6 +57,8 @@ TEST(Program, MistakesOnTheCommandLineAreASentence) {
       {"generate", "--model", "x", "--prompt", "a", "--nonsense"},
       {"generate", "--model", "x", "--prompt", "a", "--top-k", "many"},
       {"generate", "--model", "x", "--prompt", "a", "--compute", "fp64"},
+      {"generate", "--model", "x", "--prompt", "a", "--weights", "int2"},
+      {"generate", "--model", "x", "--prompt", "a", "--weights", "int8", "--weights-group", "64"},
       {"generate", "--model", "x", "--prompt", "a", "--system", "s"},
       {"tokenize", "--model", "x", "--decode", "--chat"},
   };

@@ -1,4 +1,5 @@
 #pragma once
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,7 @@ namespace fathom {
 struct FathomRun {
   int exit_code = -1;  ///< 128 + signal if one ended it
   std::string out, err;
+  uint64_t peak_bytes = 0;  ///< greatest resident memory
 };
 
 /// Runs the built program with these arguments and standard input, and waits. `interrupt_after_ms` ≥ 0 sends SIGINT

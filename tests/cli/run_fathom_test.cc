@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -48,9 +49,10 @@ FathomRun run_fathom(const std::vector<std::string>& arguments, const std::strin
     ::kill(child, SIGINT);
   }
   int status = 0;
-  ::waitpid(child, &status, 0);
+  struct rusage usage {};
+  ::wait4(child, &status, 0, &usage);
   return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_text(files.file("out")),
-          read_text(files.file("err"))};
+          read_text(files.file("err")), static_cast<uint64_t>(usage.ru_maxrss) * 1024};
 }
 
 const std::string& random_checkpoint() {

@@ -30,20 +30,30 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-class OneAnswer : public testing::TestWithParam<std::tuple<const char*, ComputeMode>> {};
+using Mode = std::pair<ComputeMode, WeightStorage>;
+
+std::unique_ptr<LoadedModel> open_in(const std::string& directory, const Mode& mode) {
+  ThreadTeam team(2);
+  OpenOptions options;
+  options.compute = mode.first;
+  options.weights.storage = mode.second;
+  return open_model(directory, options, team);
+}
+
+class OneAnswer : public testing::TestWithParam<std::tuple<const char*, Mode>> {};
 
 TEST_P(OneAnswer, ForAnyChunkAndAnyThreads) {
-  const auto [name, compute] = GetParam();
+  const auto [name, mode] = GetParam();
   const std::string directory = golden_dir(name);
   if (directory.empty()) GTEST_SKIP() << "no golden data for " << name << " (../shared is not there)";
-  const auto model = open_model(directory, compute);
+  const auto model = open_in(directory, mode);
   const std::vector<int32_t> prompt = random_prompt(100, model->config.vocab_size, 4);
   TraceOptions options;
   options.mtp = true;
   options.greedy_tokens = 5;
   ThreadTeam one(1);
   const auto whole = trace_forward(*model, prompt, options, one);
-  for (int64_t chunk : {1, 7, 64}) {
+  for (int64_t chunk : {1, 5, 7, 64}) {
     for (int threads : {chunk == 7 ? 4 : 2}) {
       SCOPED_TRACE(testing::Message() << "chunk " << chunk << " threads " << threads);
       ThreadTeam team(threads);
@@ -58,28 +68,35 @@ TEST_P(OneAnswer, ForAnyChunkAndAnyThreads) {
   }
 }
 
-// Three sequences in one batch, a prefill chunk and two decode steps among them, against each alone.
+// Sixteen sequences in one batch, prefill chunks and decode steps among them, against each alone.
 TEST_P(OneAnswer, WithAnyNeighbours) {
-  const auto [name, compute] = GetParam();
+  const auto [name, mode] = GetParam();
   const std::string directory = golden_dir(name);
   if (directory.empty()) GTEST_SKIP() << "no golden data for " << name << " (../shared is not there)";
-  const auto model = open_model(directory, compute);
+  const auto model = open_in(directory, mode);
   const int64_t hidden = model->config.hidden_size;
   ThreadTeam team(2);
   Workspace workspace(*model, 200, team.size());
-  const int64_t lengths[] = {70, 1, 1};
-  const int64_t before[] = {10, 129, 3};
-  const AttentionForm forms[] = {AttentionForm::expanded, AttentionForm::absorbed, AttentionForm::absorbed};
+  constexpr int kSequences = 16;
+  std::vector<int64_t> lengths = {70, 1, 1, 5};
+  std::vector<int64_t> before = {10, 129, 3, 64};
+  std::vector<AttentionForm> forms = {AttentionForm::expanded, AttentionForm::absorbed, AttentionForm::absorbed,
+                                      AttentionForm::expanded};
+  for (int s = 4; s < kSequences; ++s) {
+    lengths.push_back(1);
+    before.push_back(5 * s);
+    forms.push_back(AttentionForm::absorbed);
+  }
 
   std::vector<std::vector<int32_t>> prompts;
-  for (int s = 0; s < 3; ++s)
+  for (int s = 0; s < kSequences; ++s)
     prompts.push_back(random_prompt(before[s] + lengths[s], model->config.vocab_size, 20 + s));
   const auto prefill = [&](LatentCache& cache, int s) {
     const Span span{&cache, 0, 0, before[s], AttentionForm::expanded};
     forward(*model, {{prompts[s].data(), static_cast<size_t>(before[s])}, {&span, 1}}, workspace, team);
   };
   std::vector<std::vector<float>> alone;
-  for (int s = 0; s < 3; ++s) {
+  for (int s = 0; s < kSequences; ++s) {
     LatentCache cache(model->config, model->cache_dtype(), 256);
     prefill(cache, s);
     const Span span{&cache, before[s], 0, lengths[s], forms[s]};
@@ -90,14 +107,14 @@ TEST_P(OneAnswer, WithAnyNeighbours) {
   std::vector<std::unique_ptr<LatentCache>> caches;
   std::vector<Span> spans;
   std::vector<int32_t> tokens;
-  for (int s = 0; s < 3; ++s) {
+  for (int s = 0; s < kSequences; ++s) {
     caches.push_back(std::make_unique<LatentCache>(model->config, model->cache_dtype(), 256));
     prefill(*caches.back(), s);
     spans.push_back({caches.back().get(), before[s], static_cast<int64_t>(tokens.size()), lengths[s], forms[s]});
     tokens.insert(tokens.end(), prompts[s].begin() + before[s], prompts[s].end());
   }
   forward(*model, {tokens, spans}, workspace, team);
-  for (int s = 0; s < 3; ++s) {
+  for (int s = 0; s < kSequences; ++s) {
     EXPECT_EQ(std::memcmp(workspace.normed.as<float>() + spans[s].first * hidden, alone[s].data(),
                           alone[s].size() * sizeof(float)),
               0)
@@ -107,11 +124,21 @@ TEST_P(OneAnswer, WithAnyNeighbours) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, OneAnswer,
                          testing::Combine(testing::Values("bf16-tiny", "fp8-tiny", "v2-grouped"),
-                                          testing::Values(ComputeMode::fp32, ComputeMode::bf16, ComputeMode::w8a8)),
+                                          testing::Values(Mode{ComputeMode::fp32, WeightStorage::mapped},
+                                                          Mode{ComputeMode::bf16, WeightStorage::mapped},
+                                                          Mode{ComputeMode::w8a8, WeightStorage::mapped},
+                                                          Mode{ComputeMode::int8, WeightStorage::mapped},
+                                                          Mode{ComputeMode::int8, WeightStorage::int8},
+                                                          Mode{ComputeMode::int8, WeightStorage::int4},
+                                                          Mode{ComputeMode::bf16, WeightStorage::int8},
+                                                          Mode{ComputeMode::fp32, WeightStorage::int4})),
                          [](const auto& p) {
                            std::string name = std::get<0>(p.param);
                            std::replace(name.begin(), name.end(), '-', '_');
-                           return name + "_" + std::string(compute_mode_name(std::get<1>(p.param)));
+                           const Mode mode = std::get<1>(p.param);
+                           name += "_" + std::string(compute_mode_name(mode.first));
+                           if (mode.second == WeightStorage::mapped) return name;
+                           return name + "_" + std::string(weight_storage_name(mode.second));
                          });
 
 TEST(AttentionChoice, FollowsTheCounts) {
