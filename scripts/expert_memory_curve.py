@@ -146,6 +146,13 @@ def panel(out, left, title, unit, greatest_x, greatest_y, step_y, series, text):
         out.append(polyline([(x_of(x), y_of(y)) for x, y in points], color, dashes))
 
 
+def means(points, name, unit):
+    """(gigabytes for experts, mean of the points with that size), ascending."""
+    sizes = sorted({point["experts_in_memory"] for point in points})
+    values = {size: [p[name] / unit for p in points if p["experts_in_memory"] == size] for size in sizes}
+    return [(size / 1e9, sum(values[size]) / len(values[size])) for size in sizes]
+
+
 def draw(results, picture):
     with open(results) as file:
         points = json.load(file)
@@ -157,18 +164,23 @@ def draw(results, picture):
     speed, read = [], []
     greatest_x = 2 * int(max(point["experts_in_memory"] for point in stored) / 2e9 + 1)
     for kind, color in colors.items():
-        own = sorted((point for point in stored if point["tokens"] == kind), key=lambda p: p["experts_in_memory"])
+        own = [point for point in stored if point["tokens"] == kind]
         if not own:
             continue
-        speed.append((color, "", [(p["experts_in_memory"] / 1e9, p["tokens_per_second"]) for p in own]))
-        read.append((color, "", [(p["experts_in_memory"] / 1e9, p["bytes_per_token"] / 1e9) for p in own]))
+        speed.append((color, "", means(own, "tokens_per_second", 1)))
+        read.append((color, "", means(own, "bytes_per_token", 1e9)))
     legend = [(colors[kind], "", names[kind]) for kind in colors if any(p["tokens"] == kind for p in stored)]
+    for point in points:
+        if point["experts_in_memory"] and point["limit"]:
+            at = (point["experts_in_memory"] / 1e9, point["tokens_per_second"])
+            speed.append(("#8a2be2", "", [at]))
+            legend.append(("#8a2be2", "", f'the store with {point["limit"] / 1e9:.1f} GB of memory in all: {at[1]:.2f}'))
     for point in mapped:
         color = "#777" if point["limit"] else "#2a8a3e"
         y = point["tokens_per_second"]
         speed.append((color, dashes, [(0, y), (greatest_x, y)]))
         where = f'mapped, {point["limit"] / 1e9:.1f} GB of memory in all' if point["limit"] else "mapped, memory for everything"
-        legend.append((color, dashes, f'{where} ({point["tokens"]}): {y:.2f}'))
+        legend.append((color, dashes, f"{where}: {y:.2f}"))
     fastest = max(y for _, _, line in speed for _, y in line)
     step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10) if fastest / s <= 6)
     most = max(y for _, _, line in read for _, y in line)
