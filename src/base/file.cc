@@ -134,6 +134,12 @@ void MappedFile::populate() const {
 #ifdef MADV_POPULATE_READ
   madvise(const_cast<std::byte*>(data_), size_, MADV_POPULATE_READ);
 #endif
+  // Under a hypervisor that shadows the page tables the first touch of a page still costs a fault of its own (measured:
+  // products on untouched pages ran at 3 GB/s).
+  constexpr size_t kPage = 4096;
+  for (size_t offset = 0; offset < size_; offset += kPage) {
+    static_cast<void>(*reinterpret_cast<const volatile std::byte*>(data_ + offset));
+  }
 }
 
 void MappedFile::release() const {

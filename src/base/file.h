@@ -24,8 +24,7 @@ class MappedFile {
   const std::byte* data() const { return data_; }
   size_t size() const { return size_; }
   const std::string& path() const { return path_; }
-  /// Reads the whole file and maps its pages now, so that later reads do not fault; where the system cannot, nothing
-  /// happens.
+  /// Reads the whole file and touches each of its pages now, so that later reads do not fault.
   void populate() const;
   /// Lets the mapped pages go from this process; they come back when they are touched.
   void release() const;

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/interrupt.h"
 #include "cli/commands.h"
+#include "cli/expert_report.h"
 #include "cli/line_editor.h"
 #include "cli/lines.h"
 #include "cli/options.h"
@@ -59,6 +60,15 @@ class Chat {
 
   /// Talks until the user leaves; the exit code.
   int run() {
+    const int exit_code = talk();
+    if (const auto counters = session_->expert_counters()) {
+      note(fmt::format("{}\n", expert_store_report(*counters, computed_tokens_, computed_ms_ / 1000)));
+    }
+    return exit_code;
+  }
+
+ private:
+  int talk() {
     // Nothing here has to be tidied up, and at the prompt the flag that the handler sets would only clear the line.
     ::signal(SIGTERM, SIG_DFL);
     LineEditor editor(history_file_path());
@@ -79,7 +89,6 @@ class Chat {
     }
   }
 
- private:
   static void note(const std::string& text) { fmt::print(stderr, "{}", text); }
 
   /// Runs a line that begins with a slash; false to leave.
@@ -170,6 +179,8 @@ class Chat {
       stopped_ = true;
       note("(stopped)\n");
     }
+    computed_tokens_ += result.timings.prefill_tokens + result.timings.decode_tokens;
+    computed_ms_ += result.timings.prefill_ms + result.timings.decode_ms;
     const auto used = static_cast<int64_t>(session_->tokens().size());
     if (result.finish_reason == FinishReason::length && used >= session_->context()) {
       note(fmt::format("(The context of {} tokens is full: /clear begins a new conversation.)\n", session_->context()));
@@ -197,6 +208,8 @@ class Chat {
   std::unique_ptr<Session> session_;
   std::vector<int32_t> end_tokens_;
   std::vector<ChatTurn> turns_;
+  int64_t computed_tokens_ = 0;
+  double computed_ms_ = 0;
   bool stopped_ = false;
   bool terminal_output_ = ::isatty(STDOUT_FILENO) != 0;
 };

@@ -10,6 +10,7 @@
 #include "base/interrupt.h"
 #include "base/progress.h"
 #include "cli/commands.h"
+#include "cli/expert_report.h"
 #include "cli/lines.h"
 #include "cli/options.h"
 #include "cli/result_file.h"
@@ -93,6 +94,7 @@ class GenerateCommand {
       }
       if (interrupted()) {
         progress.reset();
+        report_experts();
         if (file) {
           note(fmt::format("interrupted; {} of {} results are in {}.partial, the same command goes on from there",
                            index, prompts_.size(), arguments_.output_file));
@@ -110,6 +112,7 @@ class GenerateCommand {
       if (progress) progress->advance();
     }
     progress.reset();
+    report_experts();
     if (file) {
       file->commit();
       const std::string kept = first > 0 ? fmt::format(" ({} kept from an earlier run)", first) : std::string();
@@ -269,7 +272,18 @@ class GenerateCommand {
       first = false;
       return !interrupted();
     };
-    return generate(*session_, tokenizer_.get(), request, callbacks);
+    const std::optional<ExpertCounters> before = session_->expert_counters();
+    Generation result = generate(*session_, tokenizer_.get(), request, callbacks);
+    if (before) experts_ = *session_->expert_counters() - *before;
+    computed_tokens_ += result.timings.prefill_tokens + result.timings.decode_tokens;
+    computed_ms_ += result.timings.prefill_ms + result.timings.decode_ms;
+    return result;
+  }
+
+  void report_experts() const {
+    if (const auto counters = session_->expert_counters()) {
+      note(expert_store_report(*counters, computed_tokens_, computed_ms_ / 1000));
+    }
   }
 
   nlohmann::ordered_json token_json(int32_t token, double logprob) const {
@@ -291,6 +305,7 @@ class GenerateCommand {
         {"prefill_tokens", timings.prefill_tokens},  {"reused_tokens", timings.reused_tokens},
         {"prefill_ms", rounded(timings.prefill_ms)}, {"decode_tokens", timings.decode_tokens},
         {"decode_ms", rounded(timings.decode_ms)},   {"tokens_per_second", rounded(timings.tokens_per_second())}};
+    if (experts_) json["experts"] = expert_store_json(*experts_);
     if (arguments_.logprobs >= 0) {
       nlohmann::ordered_json list = nlohmann::ordered_json::array();
       for (const SampledToken& sampled : result.logprobs) {
@@ -322,6 +337,9 @@ class GenerateCommand {
   std::vector<Prompt> prompts_;
   std::unique_ptr<Session> session_;
   std::vector<int32_t> end_tokens_;
+  std::optional<ExpertCounters> experts_;  // of the last prompt
+  int64_t computed_tokens_ = 0;            // of all prompts
+  double computed_ms_ = 0;
   bool terminal_output_ = ::isatty(STDOUT_FILENO) != 0;
 };
 

@@ -37,10 +37,18 @@ void WeightArguments::add_to(CLI::App& command) {
       ->check(CLI::IsMember({128, 32}))
       ->type_name("N");
   command.add_flag("--weights-zero-point", zero_point, "Integer weights: each group has a zero point beside its scale");
+  command
+      .add_option(
+          "--experts-in-memory", experts_in_memory,
+          "Keep the most used experts in so much memory (6GB, 6GiB) and read the others from the files when the "
+          "router has chosen them: for models larger than the memory")
+      ->transform(CLI::AsSizeValue(true))
+      ->check([](const std::string& bytes) { return bytes == "0" ? "expected a size, found 0" : ""; })
+      ->type_name("SIZE");
 }
 
 WeightOptions WeightArguments::options() const {
-  return {*weight_storage_from_name(weights), group, zero_point};
+  return {*weight_storage_from_name(weights), group, zero_point, experts_in_memory};
 }
 
 std::optional<ComputeMode> WeightArguments::compute_mode() const {

@@ -21,12 +21,13 @@ namespace fathom {
 
 class LoadDisplay;
 
-/// `--compute`, `--weights`, `--weights-group`, `--weights-zero-point`: how weights are held and computed with.
+/// `--compute`, `--weights`, `--weights-group`, `--weights-zero-point`, `--experts-in-memory`: how weights are held and computed with.
 struct WeightArguments {
   std::string compute;  ///< empty: what `default_compute` says
   std::string weights = "mapped";
   int64_t group = 0;
   bool zero_point = false;
+  uint64_t experts_in_memory = 0;  ///< bytes; 0: experts are held like the other weights
 
   void add_to(CLI::App& command);
   WeightOptions options() const;

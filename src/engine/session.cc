@@ -123,6 +123,11 @@ int64_t Session::reused_tokens() const {
   return data_->reused;
 }
 
+std::optional<ExpertCounters> Session::expert_counters() const {
+  if (!data_->model->experts) return std::nullopt;
+  return data_->model->experts->counters();
+}
+
 void Session::clear() {
   data_->tokens.clear();
   data_->reused = 0;

@@ -10,6 +10,7 @@
 #include "base/thread_team.h"
 #include "formats/model_config.h"
 #include "model/compute_mode.h"
+#include "model/expert_store.h"
 #include "model/weight_storage.h"
 
 namespace fathom {
@@ -52,6 +53,8 @@ class Session {
   const std::vector<int32_t>& tokens() const;
   /// Tokens of the last `prefill` that were found in the cache.
   int64_t reused_tokens() const;
+  /// What the expert store has done so far; nothing without one.
+  std::optional<ExpertCounters> expert_counters() const;
   void clear();
 
  private:

@@ -98,7 +98,7 @@ Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
     const SafetensorsFile* file = files_.back().get();
     by_name.emplace(name, file);
     for (const SafetensorsEntry& entry : file->entries()) {
-      const auto [place, is_new] = places_.emplace(entry.name, Place{file, &entry});
+      const auto [place, is_new] = places_.emplace(entry.name, TensorPlace{file, &entry});
       if (!is_new) {
         throw_bad_input("tensor \"{}\" is in two files, {} and {}", printable_name(entry.name),
                         place->second.file->path(), file->path());
@@ -118,11 +118,16 @@ bool Checkpoint::has(std::string_view name) const {
 }
 
 TensorView Checkpoint::tensor(std::string_view name) const {
+  const TensorPlace found = place(name);
+  return found.file->view(*found.entry);
+}
+
+TensorPlace Checkpoint::place(std::string_view name) const {
   const auto place = places_.find(std::string(name));
   if (place == places_.end()) {
     throw_bad_input("{}: the tensor \"{}\" is missing", directory_, printable_name(name));
   }
-  return place->second.file->view(*place->second.entry);
+  return place->second;
 }
 
 }  // namespace fathom

@@ -12,6 +12,12 @@
 
 namespace fathom {
 
+/// Where a tensor's bytes lie.
+struct TensorPlace {
+  const SafetensorsFile* file;
+  const SafetensorsEntry* entry;
+};
+
 /// A Hugging Face checkpoint directory, opened: headers read, data mapped and untouched.
 class Checkpoint {
  public:
@@ -26,20 +32,18 @@ class Checkpoint {
   bool has(std::string_view name) const;
   /// The tensor, or `bad_input` naming it and the directory.
   TensorView tensor(std::string_view name) const;
+  /// Where it lies; the same error.
+  TensorPlace place(std::string_view name) const;
   const std::vector<std::unique_ptr<SafetensorsFile>>& files() const { return files_; }
   /// `metadata.total_size` of the index: bytes of all tensors as its writer counted them. Nothing without index or
   /// entry.
   std::optional<uint64_t> index_total_size() const { return index_total_size_; }
 
  private:
-  struct Place {
-    const SafetensorsFile* file;
-    const SafetensorsEntry* entry;
-  };
   std::string directory_;
   ModelConfig config_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
-  std::unordered_map<std::string, Place> places_;
+  std::unordered_map<std::string, TensorPlace> places_;
   std::optional<uint64_t> index_total_size_;
 };
 

@@ -23,6 +23,9 @@ constexpr int64_t kSlotsPerThread = 16;
 // Heads of an item of the expanded form, which share the preparation of a page of latents.
 constexpr int64_t kExpandedHeads = 4;
 
+// Heads of an item of the absorbed form's way into the latent space: each asks for the next one's weights.
+constexpr int64_t kAbsorbedHeads = 16;
+
 constexpr SoftmaxState kNothing = {-std::numeric_limits<float>::infinity(), 0};
 
 int64_t ceil_div(int64_t a, int64_t b) {
@@ -31,6 +34,11 @@ int64_t ceil_div(int64_t a, int64_t b) {
 
 int64_t cache_lines(int64_t bytes) {
   return ceil_div(bytes, 64) * 64;
+}
+
+// Few enough that every thread has some items.
+int64_t heads_per_item(int64_t heads, int threads, int64_t most) {
+  return std::clamp<int64_t>(heads / (4 * threads), 1, most);
 }
 
 template <typename T>
@@ -261,9 +269,11 @@ const AttentionKernels& attention_kernels() {
 }
 
 void absorb_queries(const float* x, int64_t x_stride, int64_t T, const Weight& weight, int64_t row_begin,
-                    int64_t row_end, float* y, int64_t y_stride) {
+                    int64_t row_end, int64_t next_row, float* y, int64_t y_stride) {
   const AttentionKernels& kernels = attention_kernels();
-  if (kernels.absorb != nullptr && kernels.absorb(x, x_stride, T, weight, row_begin, row_end, y, y_stride)) return;
+  if (kernels.absorb != nullptr && kernels.absorb(x, x_stride, T, weight, row_begin, row_end, next_row, y, y_stride)) {
+    return;
+  }
   linear_transposed_rows(x, x_stride, T, weight, row_begin, row_end, true, false, y, y_stride);
 }
 
@@ -313,17 +323,23 @@ void absorbed_attention(const LatentDims& dims, const Weight& kv_b, std::span<co
   const int64_t head_rows = dims.nope + dims.v;
   const int64_t query_stride = dims.heads * dims.query_width();
   auto* queries = reserve<uint16_t>(ws.queries, tokens * dims.heads * dims.width());
-  team.parallel_for(dims.heads, [&](int64_t h, int thread) {
+  const int64_t group = heads_per_item(dims.heads, team.size(), kAbsorbedHeads);
+  team.parallel_for(ceil_div(dims.heads, group), [&](int64_t item, int thread) {
     Buffer& buffer = ws.threads[static_cast<size_t>(thread)].latents;
-    for (size_t s = 0; s < spans.size(); ++s) {
-      const int64_t count = spans[s].length;
-      auto* absorbed = reserve<float>(buffer, count * dims.latent);
-      const float* head = q + spans[s].first * query_stride + h * dims.query_width();
-      absorb_queries(head, query_stride, count, kv_b, h * head_rows, h * head_rows + dims.nope, absorbed, dims.latent);
-      for (int64_t t = 0; t < count; ++t) {
-        uint16_t* out = queries + ((ws.at[s] + t) * dims.heads + h) * dims.width();
-        convert_f32_to_bf16(absorbed + t * dims.latent, dims.latent, out);
-        convert_f32_to_bf16(head + t * query_stride + dims.nope, dims.rope, out + dims.latent);
+    const int64_t h_end = std::min(dims.heads, (item + 1) * group);
+    for (int64_t h = item * group; h < h_end; ++h) {
+      const int64_t next_row = h + 1 < h_end ? (h + 1) * head_rows : -1;
+      for (size_t s = 0; s < spans.size(); ++s) {
+        const int64_t count = spans[s].length;
+        auto* absorbed = reserve<float>(buffer, count * dims.latent);
+        const float* head = q + spans[s].first * query_stride + h * dims.query_width();
+        absorb_queries(head, query_stride, count, kv_b, h * head_rows, h * head_rows + dims.nope,
+                       s == 0 ? next_row : -1, absorbed, dims.latent);
+        for (int64_t t = 0; t < count; ++t) {
+          uint16_t* out = queries + ((ws.at[s] + t) * dims.heads + h) * dims.width();
+          convert_f32_to_bf16(absorbed + t * dims.latent, dims.latent, out);
+          convert_f32_to_bf16(head + t * query_stride + dims.nope, dims.rope, out + dims.latent);
+        }
       }
     }
   });
@@ -348,7 +364,7 @@ void absorbed_attention(const LatentDims& dims, const Weight& kv_b, std::span<co
 void expanded_attention(const LatentDims& dims, const Weight& kv_b, std::span<const LatentSpan> spans, const float* q,
                         float* attended, AttentionWorkspace& ws, ThreadTeam& team) {
   ws.threads.resize(static_cast<size_t>(team.size()));
-  const int64_t heads = std::clamp<int64_t>(dims.heads / (4 * team.size()), 1, kExpandedHeads);
+  const int64_t heads = heads_per_item(dims.heads, team.size(), kExpandedHeads);
   const int64_t items = ceil_div(dims.heads, heads);
   team.parallel_for(static_cast<int64_t>(spans.size()) * items, [&](int64_t item, int thread) {
     const int64_t h_begin = item % items * heads;

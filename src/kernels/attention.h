@@ -107,6 +107,6 @@ void attend_latents(const LatentDims& dims, std::span<const LatentSpan> spans, A
 ///
 /// Shapes:  x [T, R] rows `x_stride` apart; y [T, cols] rows `y_stride` apart.
 void absorb_queries(const float* x, int64_t x_stride, int64_t T, const Weight& weight, int64_t row_begin,
-                    int64_t row_end, float* y, int64_t y_stride);
+                    int64_t row_end, int64_t next_row, float* y, int64_t y_stride);
 
 }  // namespace fathom

@@ -14,8 +14,6 @@ namespace {
 // Rows of activations are padded to whole steps of the widest kernel; the padding is zero.
 constexpr int64_t kPadding = 64;
 
-constexpr int64_t kStreamRows = 256;
-
 int64_t padded(int64_t K) {
   return (K + kPadding - 1) / kPadding * kPadding;
 }
@@ -108,22 +106,20 @@ void Operand::prepare_row(const float* x, int64_t K, int64_t t) {
       quantize_activation(x + begin, n, rounding_ == OperandRounding::fp8_ue8m0, codes,
                           scales_.as<float>() + t * scale_stride_ + begin / kActivationGroup);
       for (int64_t k = 0; k < n; ++k) values[k] = e4m3_to_f32(codes[k]);
-      if (form_ == OperandForm::bf16_lanes) {
-        kernels.to_bf16_lanes(values, n, narrow + begin);
+      if (form_ == OperandForm::bf16) {
+        kernels.to_bf16(values, n, narrow + begin);
       } else {
         std::copy(values, values + n, wide + begin);
       }
     }
-    if (form_ == OperandForm::f32) std::fill(wide + K, wide + stride_, 0.0f);
+    form_ == OperandForm::bf16 ? std::fill(narrow + K, narrow + stride_, uint16_t{0})
+                               : std::fill(wide + K, wide + stride_, 0.0f);
     return;
   }
   switch (form_) {
     case OperandForm::bf16:
       kernels.to_bf16(x, K, narrow);
       std::fill(narrow + K, narrow + stride_, uint16_t{0});
-      break;
-    case OperandForm::bf16_lanes:
-      kernels.to_bf16_lanes(x, K, narrow);
       break;
     case OperandForm::f32:
       if (rounding_ == OperandRounding::bf16) {
@@ -152,18 +148,19 @@ void linear_transposed_rows(const float* x, int64_t x_stride, int64_t T, const W
                                           y_stride);
 }
 
-int64_t rows_per_item(int64_t rows, int64_t T, int threads) {
-  // About four items a thread even out a busy machine. For few tokens long runs of memory count; for many, an item's
-  // weights should stay in the second-level cache while the tokens pass: 64 rows of 7,168 bytes are 459 KB.
-  const int64_t most = T <= 4 ? kStreamRows : 64;
-  const int64_t share = (rows + 4 * threads - 1) / (4 * threads);
-  return std::clamp<int64_t>((share + kPanelRows - 1) / kPanelRows * kPanelRows, kPanelRows, most);
+int64_t rows_per_item(int64_t rows, int threads) {
+  // Long runs of memory count for few tokens; for many, that the activations come from far for few rows. Powers of two,
+  // so that an item's rows share their block scales and the sixteen rows of a panel of integers stay together; about
+  // four items a thread even out a busy machine.
+  int64_t step = 128;
+  while (step > 16 && step * 4 * threads > rows) step /= 2;
+  return step;
 }
 
 void linear(const OperandView& x, int64_t T, std::initializer_list<LinearJob> jobs, ThreadTeam& team) {
   int64_t rows = 0;
   for (const LinearJob& job : jobs) rows += job.weight->rows;
-  const int64_t step = rows_per_item(rows, T, team.size());
+  const int64_t step = rows_per_item(rows, team.size());
   int64_t items = 0;
   for (const LinearJob& job : jobs) items += (job.weight->rows + step - 1) / step;
   team.parallel_for(items, [&](int64_t item, int) {

@@ -36,7 +36,7 @@ Weight dense_weight(DType dtype, const void* data, int64_t rows, int64_t cols, i
 /// How the activations of a product are rounded before it.
 enum class OperandRounding {
   none,  ///< float32; FP8 weights are dequantised to BF16 first (code × scale, rounded), as the published cast does
-  bf16,  ///< rounded to BF16; FP8 weights are used as stored (codes, block sums times scale)
+  bf16,  ///< rounded to BF16; FP8 weights are dequantised as above
   fp8,   ///< per token and 128 channels to E4M3 with a float32 scale = max(amax, 1e-4) / 448; FP8 weights only
   fp8_ue8m0,  ///< the same with the scale raised to a power of two
   int8,  ///< per token and 128 channels to integers within ±127, scale = amax / 127; any weight (those that are not
@@ -45,11 +45,9 @@ enum class OperandRounding {
 
 /// How a kernel reads activations.
 enum class OperandForm {
-  f32,         ///< float32, natural order (already rounded as asked)
-  bf16,        ///< BF16, natural order
-  bf16_lanes,  ///< BF16 in the order in which 64 FP8 codes unpack on AVX-512: within each 64, bytes 0–7 of the four
-               ///< 16-byte lanes, then 8–15
-  int8,        ///< signed bytes, natural order, with scales and sums
+  f32,   ///< float32, natural order (already rounded as asked)
+  bf16,  ///< BF16, natural order; also the values of FP8 codes
+  int8,  ///< signed bytes, natural order, with scales and sums
 };
 
 /// Prepared activations, somebody else's memory. Rows are padded with zeros to a multiple of 64 elements (int8: 128).
@@ -129,8 +127,8 @@ struct LinearJob {
 /// All rows of each weight of the group on the whole team: y = x Wᵀ.
 void linear(const OperandView& x, int64_t T, std::initializer_list<LinearJob> jobs, ThreadTeam& team);
 
-/// Rows of a work item of products of T tokens, where there are `rows` in all: few enough that the team stays balanced,
-/// many enough to stream; a multiple of the 16 rows of a panel of integers.
-int64_t rows_per_item(int64_t rows, int64_t T, int threads);
+/// Rows of a work item of products, where there are `rows` in all: few enough that the team stays balanced, many enough
+/// to stream; a power of two and at least the 16 rows of a panel of integers.
+int64_t rows_per_item(int64_t rows, int threads);
 
 }  // namespace fathom

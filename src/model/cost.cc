@@ -98,7 +98,7 @@ double weight_bytes(const Weight& weight) {
     return static_cast<double>(integer_weight_bytes(integer_format(weight), weight.rows, weight.cols));
   }
   double bytes = elements(weight) * static_cast<double>(dtype_bytes(weight.dtype));
-  if (weight.scale_inv != nullptr) {
+  if (weight.block_rows > 0) {
     const int64_t blocks = (weight.rows + weight.block_rows - 1) / weight.block_rows * weight.scale_cols();
     bytes += 4.0 * static_cast<double>(blocks);
   }

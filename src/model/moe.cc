@@ -20,7 +20,7 @@ using Job = Workspace::FeedForwardJob;
 void up_half(const std::vector<Job>& jobs, int64_t T, Workspace& ws, ThreadTeam& team) {
   int64_t rows = 0;
   for (const Job& job : jobs) rows += job.mlp->gate_proj.rows;
-  const int64_t step = rows_per_item(rows, T, team.size());
+  const int64_t step = rows_per_item(rows, team.size());
   std::vector<int64_t>& begins = ws.item_begin;
   begins.assign(1, 0);
   for (const Job& job : jobs) begins.push_back(begins.back() + (job.mlp->gate_proj.rows + step - 1) / step);
@@ -44,11 +44,10 @@ void up_half(const std::vector<Job>& jobs, int64_t T, Workspace& ws, ThreadTeam&
   });
 }
 
-// Down half: out[token] += weight · (down inner) over the jobs in order, so that each sum has one order. A work item
-// owns some output rows.
-void down_half(const std::vector<Job>& jobs, int64_t T, int64_t hidden, Workspace& ws, ThreadTeam& team) {
-  auto* out = ws.branch.as<float>();
-  const int64_t step = rows_per_item(hidden, T, team.size());
+// Down half: out[token] += weight · (down inner) over the jobs in order, so that each sum has one order; out [T,
+// hidden] begins at 0. A work item owns some output rows.
+void down_half(const std::vector<Job>& jobs, int64_t T, int64_t hidden, float* out, Workspace& ws, ThreadTeam& team) {
+  const int64_t step = rows_per_item(hidden, team.size());
   team.parallel_for((hidden + step - 1) / step, [&](int64_t item, int thread) {
     Workspace::Scratch& scratch = ws.scratch[static_cast<size_t>(thread)];
     const int64_t begin = item * step;
@@ -113,75 +112,216 @@ void route(const LoadedModel& model, int64_t layer, const MoeWeights& moe, int64
   }
 }
 
-// Prepares each job's input; two operands if the shared experts are stored in another format.
-void run_jobs(const LoadedModel& model, std::vector<Job>& jobs, int64_t routed_slots, int64_t routed_inner, int64_t T,
-              Workspace& ws, ThreadTeam& team) {
+// The batch's activations in the forms of the first and of the last job's weights: two operands if the shared experts
+// are stored in another format.
+struct Inputs {
+  OperandView first, last;
+};
+
+Inputs prepare_inputs(const LoadedModel& model, const MlpWeights& first, const MlpWeights& last, int64_t T,
+                      Workspace& ws, ThreadTeam& team) {
   const int64_t hidden = model.config.hidden_size;
   const OperandRounding rounding = model.linear_rounding();
   const auto* x = ws.normed.as<float>();
-  const MlpWeights& first = *jobs.front().mlp;
-  const MlpWeights& last = *jobs.back().mlp;
   ws.operand.prepare(x, T, hidden, hidden, first.gate_proj, rounding, &team);
-  const bool last_differs = !same_operand_form(first.gate_proj, last.gate_proj, rounding);
-  if (last_differs) ws.second_operand.prepare(x, T, hidden, hidden, last.gate_proj, rounding, &team);
-  for (Job& job : jobs) job.x = ws.operand.view();
-  if (last_differs) jobs.back().x = ws.second_operand.view();
-  up_half(jobs, T, ws, team);
+  if (same_operand_form(first.gate_proj, last.gate_proj, rounding)) return {ws.operand.view(), ws.operand.view()};
+  ws.second_operand.prepare(x, T, hidden, hidden, last.gate_proj, rounding, &team);
+  return {ws.operand.view(), ws.second_operand.view()};
+}
 
-  // The routed experts' inner rows lie together and become one operand; the last job's (shared experts, dense) another.
-  const bool has_routed = routed_slots > 0;
-  if (has_routed) {
-    ws.inner_operand.prepare(jobs.front().inner, routed_slots, routed_inner, routed_inner, first.down_proj, rounding,
-                             &team);
-    int64_t slot = 0;
+bool is_shared(const Job& job) {
+  return job.weights == nullptr;
+}
+
+// Up half of the jobs, and their activations as the down half needs them: routed experts' rows lie together and become
+// one operand; the last job's (shared experts, dense) another.
+void run_up(const LoadedModel& model, std::vector<Job>& jobs, int64_t T, Workspace& ws, ThreadTeam& team) {
+  const OperandRounding rounding = model.linear_rounding();
+  up_half(jobs, T, ws, team);
+  int64_t routed_rows = 0;
+  for (const Job& job : jobs) routed_rows += is_shared(job) ? 0 : job.count;
+  if (routed_rows > 0) {
+    const Job& front = jobs.front();
+    const int64_t inner = front.mlp->gate_proj.rows;
+    ws.inner_operand.prepare(front.inner, routed_rows, inner, inner, front.mlp->down_proj, rounding, &team);
+    int64_t row = 0;
     for (Job& job : jobs) {
-      if (slot == routed_slots) break;
-      job.inner_view = ws.inner_operand.view(slot);
-      slot += job.count;
+      if (is_shared(job)) break;
+      job.inner_view = ws.inner_operand.view(row);
+      row += job.count;
     }
   }
   Job& tail = jobs.back();
-  if (tail.weights == nullptr) {
+  if (is_shared(tail)) {
     const int64_t inner = tail.mlp->gate_proj.rows;
     ws.second_inner_operand.prepare(tail.inner, tail.count, inner, inner, tail.mlp->down_proj, rounding, &team);
     tail.inner_view = ws.second_inner_operand.view();
   }
-  down_half(jobs, T, hidden, ws, team);
+}
+
+Job routed_job(const MlpWeights& mlp, size_t expert, const OperandView& x, float* inner, Workspace& ws) {
+  const int64_t begin = ws.expert_begin[expert];
+  return {
+      &mlp, ws.slot_token.data() + begin, ws.slot_weight.data() + begin, ws.expert_begin[expert + 1] - begin, x, inner,
+      {}};
+}
+
+// The shared experts' job; `inner` behind those of the routed ones.
+Job shared_job(const LoadedModel& model, const MlpWeights& mlp, int64_t T, const OperandView& x, Workspace& ws) {
+  const int64_t routed = T * model.config.num_experts_per_tok * model.config.moe_intermediate_size;
+  return {&mlp, ws.all_tokens.data(), nullptr, T, x, ws.inner.as<float>() + routed, {}};
+}
+
+// Tokens for which the next layer's experts are guessed: a decode step, a verification. Longer passes need most experts
+// anyway.
+constexpr int64_t kMostGuessedTokens = 4;
+
+// Guesses the next layer's experts by showing its router this layer's input: the residual stream changes little from
+// layer to layer.
+void guess_next_layer(const LoadedModel& model, int64_t layer, int64_t T, Workspace& ws, ThreadTeam& team) {
+  const ModelConfig& config = model.config;
+  const auto next = static_cast<size_t>(layer + 1);
+  if (T > kMostGuessedTokens || layer + 1 >= config.num_hidden_layers || !model.weights.layers[next].moe) return;
+  const LayerWeights& weights = model.weights.layers[next];
+  const MoeWeights& moe = *weights.moe;
+  const int64_t E = config.n_routed_experts;
+  const int64_t K = config.num_experts_per_tok;
+  const int64_t hidden = config.hidden_size;
+  auto* normed = ws.branch.as<float>();  // nothing is in it yet
+  for (int64_t t = 0; t < T; ++t) {
+    rms_norm(ws.hidden.as<float>() + t * hidden, hidden, weights.post_attention_layernorm,
+             static_cast<float>(config.rms_norm_eps), normed + t * hidden);
+  }
+  std::vector<float> logits(static_cast<size_t>(T * E));
+  ws.second_operand.prepare(normed, T, hidden, hidden, moe.gate, OperandRounding::none, &team);
+  linear(ws.second_operand.view(), T, {{&moe.gate, logits.data(), E}}, team);
+  const float* bias = moe.e_score_correction_bias.empty() ? nullptr : moe.e_score_correction_bias.data();
+  std::vector<float> score(static_cast<size_t>(E));
+  std::vector<float> weight(static_cast<size_t>(K));
+  std::vector<int32_t> index(static_cast<size_t>(K));
+  std::vector<std::pair<float, int32_t>> guessed;
+  for (int64_t t = 0; t < T; ++t) {
+    if (!route_token(logits.data() + t * E, bias, config.router(), score.data(), index.data(), weight.data())) return;
+    for (size_t k = 0; k < index.size(); ++k) guessed.emplace_back(-weight[k], index[k]);
+  }
+  std::sort(guessed.begin(), guessed.end());
+  std::vector<int32_t> likeliest_first;
+  for (const auto& [minus_weight, expert] : guessed) likeliest_first.push_back(expert);
+  model.experts->guess(layer + 1, likeliest_first);
+}
+
+// What down_half adds to each token, from rows that were computed apart: experts ascending, then the shared ones.
+void add_in_order(const MoeWeights& moe, int64_t T, int64_t hidden, Workspace& ws, ThreadTeam& team) {
+  auto* out = ws.branch.as<float>();
+  const auto* apart = ws.apart.as<float>();
+  const size_t E = moe.experts.size();
+  const int64_t step = rows_per_item(hidden, T, team.size());
+  team.parallel_for((hidden + step - 1) / step, [&](int64_t item, int) {
+    const int64_t begin = item * step;
+    const int64_t end = std::min(begin + step, hidden);
+    for (int64_t t = 0; t < T; ++t) std::fill(out + t * hidden + begin, out + t * hidden + end, 0.0f);
+    const auto add = [&](int64_t from, int64_t to, float weight) {
+      for (int64_t k = begin; k < end; ++k) out[to * hidden + k] += weight * apart[from * hidden + k];
+    };
+    for (size_t e = 0; e < E; ++e) {
+      const auto first = static_cast<size_t>(ws.expert_begin[e]);
+      const auto last = static_cast<size_t>(ws.expert_begin[e + 1]);
+      for (size_t slot = first; slot < last; ++slot) {
+        add(ws.apart_begin[e] + static_cast<int64_t>(slot - first), ws.slot_token[slot], ws.slot_weight[slot]);
+      }
+    }
+    for (int64_t t = 0; t < T && moe.shared_experts; ++t) add(ws.apart_begin[E] + t, t, 1.0f);
+  });
+}
+
+// The experts come from the store: those that are there at once are computed, with the shared ones, while the others
+// arrive. What arrives out of order is computed apart and added at the end, so that the sums are the same.
+void run_from_store(const LoadedModel& model, int64_t layer, const MoeWeights& moe, int64_t T, Workspace& ws,
+                    ThreadTeam& team) {
+  const int64_t hidden = model.config.hidden_size;
+  const size_t E = moe.experts.size();
+  std::vector<ExpertStore::Need> needs;
+  for (size_t e = 0; e < E; ++e) {
+    const int64_t count = ws.expert_begin[e + 1] - ws.expert_begin[e];
+    if (count > 0) needs.push_back({static_cast<int32_t>(e), count});
+  }
+  ExpertPass pass(*model.experts, layer, needs, T);
+  guess_next_layer(model, layer, T, ws, team);
+  const MlpWeights& form = moe.experts.front();
+  const Inputs inputs = prepare_inputs(model, form, moe.shared_experts ? *moe.shared_experts : form, T, ws, team);
+
+  bool shared_left = moe.shared_experts.has_value();
+  const std::vector<size_t>* taken = &pass.take(!shared_left);
+  const bool at_once = pass.all_taken();
+  if (!at_once)
+    ws.apart.reserve(static_cast<size_t>(T * (model.config.num_experts_per_tok + 1) * hidden) * sizeof(float));
+  auto* inner = ws.inner.as<float>();
+  int64_t apart_rows = 0;
+  while (!taken->empty() || shared_left) {
+    ws.jobs.clear();
+    int64_t rows = 0;
+    for (size_t need : *taken) {
+      const auto expert = static_cast<size_t>(needs[need].expert);
+      ws.apart_begin[expert] = apart_rows + rows;
+      ws.jobs.push_back(routed_job(pass.weights(need), expert, inputs.first, inner + rows * form.gate_proj.rows, ws));
+      rows += needs[need].tokens;
+    }
+    if (shared_left) {
+      ws.apart_begin[E] = apart_rows + rows;
+      ws.jobs.push_back(shared_job(model, *moe.shared_experts, T, inputs.last, ws));
+      rows += T;
+      shared_left = false;
+    }
+    run_up(model, ws.jobs, T, ws, team);
+    if (at_once) {
+      down_half(ws.jobs, T, hidden, ws.branch.as<float>(), ws, team);
+      return;
+    }
+    // Each job's outputs into rows of their own, without factors.
+    int64_t row = 0;
+    for (Job& job : ws.jobs) {
+      job.tokens = ws.all_tokens.data() + row;
+      job.weights = nullptr;
+      row += job.count;
+    }
+    down_half(ws.jobs, rows, hidden, ws.apart.as<float>() + apart_rows * hidden, ws, team);
+    apart_rows += rows;
+    pass.release();
+    taken = &pass.take(true);
+  }
+  add_in_order(moe, T, hidden, ws, team);
 }
 
 }  // namespace
 
 void dense_feed_forward(const LoadedModel& model, const MlpWeights& mlp, int64_t T, Workspace& ws, ThreadTeam& team) {
-  ws.jobs.assign(1, Job{&mlp, ws.all_tokens.data(), nullptr, T, {}, ws.inner.as<float>(), {}});
-  run_jobs(model, ws.jobs, 0, 0, T, ws, team);
+  const Inputs inputs = prepare_inputs(model, mlp, mlp, T, ws, team);
+  ws.jobs.assign(1, Job{&mlp, ws.all_tokens.data(), nullptr, T, inputs.last, ws.inner.as<float>(), {}});
+  run_up(model, ws.jobs, T, ws, team);
+  down_half(ws.jobs, T, model.config.hidden_size, ws.branch.as<float>(), ws, team);
 }
 
 void mixture_of_experts(const LoadedModel& model, int64_t layer, const MoeWeights& moe, int64_t T, Workspace& ws,
                         ThreadTeam& team) {
   const ModelConfig& config = model.config;
-  const int64_t E = config.n_routed_experts;
-  const int64_t K = config.num_experts_per_tok;
   const int64_t inner = config.moe_intermediate_size;
   route(model, layer, moe, T, ws, team);
-  sort_by_expert(T, E, K, ws);
+  sort_by_expert(T, config.n_routed_experts, config.num_experts_per_tok, ws);
+  if (model.experts) {
+    run_from_store(model, layer, moe, T, ws, team);
+    return;
+  }
+  const MlpWeights& form = moe.experts.front();
+  const Inputs inputs = prepare_inputs(model, form, moe.shared_experts ? *moe.shared_experts : form, T, ws, team);
   ws.jobs.clear();
-  for (int64_t e = 0; e < E; ++e) {
-    const int64_t begin = ws.expert_begin[static_cast<size_t>(e)];
-    const int64_t count = ws.expert_begin[static_cast<size_t>(e) + 1] - begin;
-    if (count == 0) continue;
-    ws.jobs.push_back({&moe.experts[static_cast<size_t>(e)],
-                       ws.slot_token.data() + begin,
-                       ws.slot_weight.data() + begin,
-                       count,
-                       {},
-                       ws.inner.as<float>() + begin * inner,
-                       {}});
+  for (size_t e = 0; e < moe.experts.size(); ++e) {
+    if (ws.expert_begin[e] == ws.expert_begin[e + 1]) continue;
+    float* own_inner = ws.inner.as<float>() + ws.expert_begin[e] * inner;
+    ws.jobs.push_back(routed_job(moe.experts[e], e, inputs.first, own_inner, ws));
   }
-  if (moe.shared_experts) {
-    ws.jobs.push_back(
-        {&*moe.shared_experts, ws.all_tokens.data(), nullptr, T, {}, ws.inner.as<float>() + T * K * inner, {}});
-  }
-  run_jobs(model, ws.jobs, T * K, inner, T, ws, team);
+  if (moe.shared_experts) ws.jobs.push_back(shared_job(model, *moe.shared_experts, T, inputs.last, ws));
+  run_up(model, ws.jobs, T, ws, team);
+  down_half(ws.jobs, T, config.hidden_size, ws.branch.as<float>(), ws, team);
 }
 
 }  // namespace fathom

@@ -119,7 +119,12 @@ std::unique_ptr<LoadedModel> open_model(const std::string& directory, const Open
   check_weight_options(options.weights, model->compute);
   model->checkpoint = std::make_unique<Checkpoint>(directory);
   model->config = model->checkpoint->config();
-  model->weights = load_weights(*model->checkpoint, options.weights.storage == WeightStorage::mapped);
+  const uint64_t experts_in_memory = options.weights.experts_in_memory;
+  model->weights = load_weights(*model->checkpoint, options.weights.storage == WeightStorage::mapped,
+                                experts_in_memory > 0);
+  if (experts_in_memory > 0) {
+    model->experts = std::make_unique<ExpertStore>(*model->checkpoint, model->weights, experts_in_memory);
+  }
   model->rope = make_rope(model->config);
   const WeightPlan plan = plan_weights(*model->checkpoint, model->weights, options.weights);
   check_memory(plan, system_memory(), directory);
@@ -159,8 +164,9 @@ Workspace::Workspace(const LoadedModel& model, int64_t most_tokens, int threads)
   expert_begin.resize(static_cast<size_t>(E) + 1);
   slot_token.resize(static_cast<size_t>(T * K));
   slot_weight.resize(static_cast<size_t>(T * K));
-  all_tokens.resize(static_cast<size_t>(T * K));
+  all_tokens.resize(static_cast<size_t>(T * (K + 1)));
   std::iota(all_tokens.begin(), all_tokens.end(), 0);
+  apart_begin.resize(static_cast<size_t>(E) + 1);
   jobs.reserve(static_cast<size_t>(E) + 1);
   item_begin.reserve(static_cast<size_t>(E) + 2);
 }

@@ -10,6 +10,7 @@
 #include "base/thread_team.h"
 #include "kernels/attention.h"
 #include "model/compute_mode.h"
+#include "model/expert_store.h"
 #include "model/latent_cache.h"
 #include "model/rope.h"
 #include "model/weight_storage.h"
@@ -26,6 +27,7 @@ struct LoadedModel {
   Rope rope;
   ComputeMode compute = ComputeMode::bf16;
   WeightOptions held;  ///< how the weights are held
+  std::unique_ptr<ExpertStore> experts;  ///< null: the routed experts are mapped like everything else
 
   /// Rounding of the activations of the attention's and feed-forward's projections.
   OperandRounding linear_rounding() const;
@@ -53,8 +55,9 @@ struct OpenOptions {
 /// and take_weights. The team works only if weights are brought into memory.
 std::unique_ptr<LoadedModel> open_model(const std::string& directory, const OpenOptions& options, ThreadTeam& team);
 
-/// Opens `directory` with its weights mapped.
-std::unique_ptr<LoadedModel> open_model(const std::string& directory, ComputeMode compute);
+/// Opens `directory` with its weights mapped; the routed experts in an ExpertStore of so many bytes if that is not 0.
+std::unique_ptr<LoadedModel> open_model(const std::string& directory, ComputeMode compute,
+                                        uint64_t experts_in_memory = 0);
 
 /// Which of the two equal formulas of latent attention a span uses (spec §1.3).
 enum class AttentionForm {
@@ -147,6 +150,8 @@ struct Workspace {
   std::vector<int32_t> slot_token;    ///< [T K] tokens sorted by expert
   std::vector<float> slot_weight;     ///< [T K]
   std::vector<int32_t> all_tokens;    ///< 0, 1, 2, …: the shared experts' tokens
+  Buffer apart;                       ///< [T (K + 1), hidden] outputs of experts that arrived out of order
+  std::vector<int64_t> apart_begin;   ///< [E + 1] rows of each expert and of the shared experts in `apart`
 };
 
 /// Runs the main layers over a batch: appends to the caches, leaves the hidden state after the final norm in

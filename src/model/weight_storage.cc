@@ -406,6 +406,12 @@ void check_weight_options(const WeightOptions& options, ComputeMode compute) {
   if (options.group != 0 && options.group != 128 && options.group != 32) {
     throw_bad_input("A group of integer weights has 128 or 32 columns; {} were asked for.", options.group);
   }
+  if (options.integer() && options.experts_in_memory > 0) {
+    throw_bad_input(
+        "Experts that are fetched from the files (--experts-in-memory) are computed with as they are stored; with "
+        "weights held as {} all of them are in memory. Choose one of the two.",
+        storage);
+  }
   if (options.integer() && compute == ComputeMode::w8a8) {
     throw_bad_input(
         "The compute mode w8a8 multiplies weights that are stored in FP8; with weights held as {} choose int8, bf16 or "

@@ -14,8 +14,8 @@ namespace {
 
 class Loader {
  public:
-  Loader(const Checkpoint& checkpoint, bool aligned)
-      : checkpoint_(checkpoint), config_(checkpoint.config()), aligned_(aligned) {}
+  Loader(const Checkpoint& checkpoint, bool aligned, bool experts_apart)
+      : checkpoint_(checkpoint), config_(checkpoint.config()), aligned_(aligned), experts_apart_(experts_apart) {}
 
   ModelWeights load() {
     if (config_.n_routed_experts > kGreatestExpertCount) {
@@ -49,7 +49,7 @@ class Loader {
 
   // The format does not promise alignment. Where a file lacks it, a copy has it.
   TensorView aligned(TensorView view) {
-    if (reinterpret_cast<uintptr_t>(view.data) % dtype_bytes(view.dtype) != 0) {
+    if (!describe_only_ && reinterpret_cast<uintptr_t>(view.data) % dtype_bytes(view.dtype) != 0) {
       Buffer& copy = weights_.copies.emplace_back();
       copy.reserve(view.bytes());
       std::memcpy(copy.as<std::byte>(), view.data, view.bytes());
@@ -80,6 +80,7 @@ class Loader {
   Weight weight(const std::string& name, int64_t rows, int64_t cols) {
     const TensorView view = aligned_if_asked(shaped(name, {rows, cols}));
     Weight result = as_weight(view);
+    if (describe_only_) result.data = nullptr;
     switch (view.dtype) {
       case DType::f32:
       case DType::bf16:
@@ -103,6 +104,10 @@ class Loader {
 
   const float* scales(const std::string& name, int64_t rows, int64_t cols) {
     const TensorView view = aligned(shaped(name, {rows, cols}));
+    if (describe_only_ && (view.dtype == DType::f32 || view.dtype == DType::bf16 || view.dtype == DType::f16 ||
+                           view.dtype == DType::f8_e8m0)) {
+      return nullptr;
+    }
     if (view.dtype == DType::f32) return view.as<float>();
     Buffer& copy = weights_.copies.emplace_back();
     copy.reserve(static_cast<size_t>(view.elements()) * sizeof(float));
@@ -166,6 +171,7 @@ class Loader {
       result.e_score_correction_bias.resize(static_cast<size_t>(config_.n_routed_experts));
       convert_to_f32(bias, result.e_score_correction_bias.data());
     }
+    describe_only_ = experts_apart_;
     for (int64_t e = 0; e < config_.n_routed_experts; ++e) {
       result.experts.push_back(mlp(fmt::format("{}experts.{}.", prefix, e), config_.moe_intermediate_size));
       const MlpWeights& first = result.experts.front();
@@ -177,6 +183,7 @@ class Loader {
             checkpoint_.directory(), prefix, e);
       }
     }
+    describe_only_ = false;
     if (config_.n_shared_experts > 0) {
       result.shared_experts = mlp(prefix + "shared_experts.", config_.n_shared_experts * config_.moe_intermediate_size);
     }
@@ -208,13 +215,15 @@ class Loader {
   const Checkpoint& checkpoint_;
   const ModelConfig& config_;
   const bool aligned_;
+  const bool experts_apart_;
+  bool describe_only_ = false;  // the current tensors are checked, and not used
   ModelWeights weights_;
 };
 
 }  // namespace
 
-ModelWeights load_weights(const Checkpoint& checkpoint, bool aligned) {
-  return Loader(checkpoint, aligned).load();
+ModelWeights load_weights(const Checkpoint& checkpoint, bool aligned, bool experts_apart) {
+  return Loader(checkpoint, aligned, experts_apart).load();
 }
 
 }  // namespace fathom

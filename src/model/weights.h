@@ -32,7 +32,7 @@ struct MlpWeights {
 struct MoeWeights {
   Weight gate;                                 ///< router [E, hidden]
   std::vector<float> e_score_correction_bias;  ///< [E], empty unless noaux_tc
-  std::vector<MlpWeights> experts;             ///< [E]
+  std::vector<MlpWeights> experts;             ///< [E]; without data where an ExpertStore holds it
   std::optional<MlpWeights> shared_experts;
 };
 
@@ -69,7 +69,8 @@ struct ModelWeights {
 /// Looks every tensor of the config up. `bad_input` names a tensor that is missing, has another shape than the config
 /// says, or a type that cannot be computed with. Reads no data but the correction biases and scales that are not
 /// float32. Without `aligned`, tensors stay where they lie even if that is not aligned to their element: for
-/// `take_weights`, which copies them anyway.
-ModelWeights load_weights(const Checkpoint& checkpoint, bool aligned = true);
+/// `take_weights`, which copies them anyway. With `experts_apart` the routed experts are checked and described, without
+/// data and scales: an ExpertStore fetches them.
+ModelWeights load_weights(const Checkpoint& checkpoint, bool aligned = true, bool experts_apart = false);
 
 }  // namespace fathom

@@ -10,6 +10,7 @@
 #include "base/number_formats.h"
 #include "formats/checkpoint.h"
 #include "formats/safetensors.h"
+#include "kernels/cpu/linear_kernels.h"
 #include "kernels/linear.h"
 #include "kernels/quantize.h"
 #include "support/golden.h"
@@ -129,7 +130,8 @@ TEST(Linear, EveryFormatAgreesWithAPlainSum) {
           std::vector<float> y(static_cast<size_t>(s.T * s.rows), NAN);
           linear_rows(operand.view(), nullptr, s.T, w.weight, 0, s.rows, y.data(), s.rows);
           const std::vector<double> xs = rounded(x, s.T, s.cols, rounding, dtype);
-          const std::vector<double>& ws = rounding == OperandRounding::none ? w.cast : w.stored;
+          const std::vector<double>& ws =
+              rounding == OperandRounding::none || rounding == OperandRounding::bf16 ? w.cast : w.stored;
           for (int64_t t = 0; t < s.T; ++t) {
             for (int64_t r = 0; r < s.rows; ++r) {
               double exact = 0;
@@ -342,27 +344,25 @@ TEST(GoldenQuantKernels, BlockScaledProducts) {
       Weight w = dense_weight(DType::f8_e4m3, b.data, N, K, K);
       w.scale_inv = part("b_scale_inv").as<float>();
       w.block_rows = w.block_cols = 128;
-      // Given codes and scales stand for a[m, k] = code × scale; block by block with x = the code's value, the scale is
-      // applied here.
-      std::vector<double> y(static_cast<size_t>(M * N), 0.0);
-      for (int64_t begin = 0; begin < K; begin += 128) {
-        std::vector<float> x(static_cast<size_t>(M * K), 0.0f);
-        for (int64_t m = 0; m < M; ++m) {
-          for (int64_t k = begin; k < std::min(K, begin + 128); ++k) {
-            x[static_cast<size_t>(m * K + k)] = e4m3_to_f32(a.as<uint8_t>()[m * K + k]);
-          }
-        }
-        Operand operand;
-        operand.prepare(x.data(), M, K, K, w, OperandRounding::bf16, nullptr);
-        std::vector<float> block(static_cast<size_t>(M * N));
-        linear_rows(operand.view(), nullptr, M, w, 0, N, block.data(), N);
-        for (int64_t m = 0; m < M; ++m) {
-          for (int64_t n = 0; n < N; ++n) {
-            y[static_cast<size_t>(m * N + n)] += static_cast<double>(block[static_cast<size_t>(m * N + n)]) *
-                                                 a_scale.as<float>()[m * a_scale.shape[1] + begin / 128];
-          }
+      // The activations are given as codes and scales, so the operand is put together here.
+      OperandView x;
+      x.form = linear_kernels().operand_form(w, OperandRounding::fp8);
+      x.rounding = OperandRounding::fp8;
+      x.stride = (K + 63) / 64 * 64;
+      x.scales = a_scale.as<float>();
+      x.scale_stride = a_scale.shape[1];
+      std::vector<float> wide(static_cast<size_t>(M * x.stride), 0.0f);
+      std::vector<uint16_t> narrow(wide.size(), 0);
+      for (int64_t m = 0; m < M; ++m) {
+        for (int64_t k = 0; k < K; ++k) {
+          const float value = e4m3_to_f32(a.as<uint8_t>()[m * K + k]);
+          wide[static_cast<size_t>(m * x.stride + k)] = value;
+          narrow[static_cast<size_t>(m * x.stride + k)] = f32_to_bf16(value);
         }
       }
+      x.data = x.form == OperandForm::f32 ? static_cast<const void*>(wide.data()) : narrow.data();
+      std::vector<float> y(static_cast<size_t>(M * N));
+      linear_rows(x, nullptr, M, w, 0, N, y.data(), N);
       for (int64_t j = 0; j < M * N; ++j) {
         EXPECT_NEAR(y[static_cast<size_t>(j)], part("c_exact").as<double>()[j],
                     2e-6 * part("sum_of_magnitudes").as<float>()[j]);

@@ -41,10 +41,10 @@ inline typename V::F softmax_column(const float* scores, int64_t lanes, int64_t 
   // Where nothing is visible yet, −∞ − (−∞) must not happen: the lowest finite number takes the place of −∞.
   const F now = V::max(V::max(before, V::mul(top, factor)), V::set1(std::numeric_limits<float>::lowest()));
   const F minus_now = V::sub(V::zero(), now);
-  const F shrink = vector_exp<V>(V::add(before, minus_now));
+  const F shrink = vector_exp<V, true>(V::add(before, minus_now));
   F total = V::mul(V::load(sum), shrink);
   const auto probability = [&](int64_t position) {
-    return V::round_bf16_quiet(vector_exp<V>(V::fma(score(position), factor, minus_now)));
+    return V::round_bf16_quiet(vector_exp<V, true>(V::fma(score(position), factor, minus_now)));
   };
   for (j = 0; j < count; j += 2) {
     const F first = probability(j);

@@ -43,7 +43,7 @@ struct AttentionKernels {
   void (*unpack)(const AttentionShape& shape, const QueryBlock& block, float* out, int64_t stride);
   /// As `absorb_queries` for the formats that this set has a way of its own for: false for the others, or null.
   bool (*absorb)(const float* x, int64_t x_stride, int64_t T, const Weight& weight, int64_t row_begin, int64_t row_end,
-                 float* y, int64_t y_stride);
+                 int64_t next_row, float* y, int64_t y_stride);
 };
 
 const AttentionKernels& attention_kernels_portable();

@@ -60,20 +60,26 @@ struct WeightRow<V, WeightKind::e4m3> {
   typename V::F load_n(int64_t k, int n) const { return V::load_e4m3_n(p + k, n); }
 };
 
+// How far ahead of each run of rows the next bytes are asked for (see bf16_product_avx512.cc).
+constexpr int64_t kAheadBytes = 2048;
+
 // R rows times T tokens. FP8 in two flavours: cast (each value = round_bf16(code · scale), one running sum) and block
 // (sum of codes per segment, times the scales, into a total). One sum per (row, token), in the order of k: the same for
 // every R and T.
-template <class V, WeightKind kind, bool cast, int R, int T>
-void linear_tile(const float* const* x, const float* const* x_scale, const Weight& w, int64_t row, float* const* y) {
+// The tile's rows are `spacing` apart. `streamed`: they come from memory and are used once.
+template <class V, WeightKind kind, bool cast, int R, int T, bool streamed>
+void linear_tile(const float* const* x, const float* const* x_scale, const Weight& w, int64_t row, int64_t spacing,
+                 float* const* y) {
   using F = typename V::F;
   constexpr bool fp8 = kind == WeightKind::e4m3;
   constexpr bool block = fp8 && !cast;
+  constexpr int64_t element = fp8 ? 1 : kind == WeightKind::f32 ? 4 : 2;
   const int64_t K = w.cols;
   F total[R][T];
   F sum[R][T];
   const std::byte* rows[R];
   for (int r = 0; r < R; ++r) {
-    rows[r] = w.row(row + r);
+    rows[r] = w.row(row + r * spacing);
     for (int t = 0; t < T; ++t) sum[r][t] = total[r][t] = V::zero();
   }
   int64_t k = 0;
@@ -84,7 +90,7 @@ void linear_tile(const float* const* x, const float* const* x_scale, const Weigh
       end = std::min(end, (k / w.block_cols + 1) * w.block_cols);
       if (block && x_scale[0] != nullptr) end = std::min(end, (k / 128 + 1) * 128);
       for (int r = 0; r < R; ++r) {
-        scale[r] = V::set1(w.scale_inv[(row + r) / w.block_rows * w.scale_cols() + k / w.block_cols]);
+        scale[r] = V::set1(w.scale_inv[(row + r * spacing) / w.block_rows * w.scale_cols() + k / w.block_cols]);
         if constexpr (block) {
           for (int t = 0; t < T; ++t) sum[r][t] = V::zero();
         }
@@ -95,6 +101,10 @@ void linear_tile(const float* const* x, const float* const* x_scale, const Weigh
       F xs[T];
       for (int t = 0; t < T; ++t) xs[t] = V::load(x[t] + k);
       for (int r = 0; r < R; ++r) {
+        if constexpr (streamed) {
+          // Once per cache line.
+          if (k * element % 64 < V::width * element) __builtin_prefetch(rows[r] + k * element + kAheadBytes);
+        }
         F value = WeightRow<V, kind>(rows[r]).load(k);
         if constexpr (fp8 && cast) value = V::round_bf16(V::mul(value, scale[r]));
         for (int t = 0; t < T; ++t) sum[r][t] = V::fma(value, xs[t], sum[r][t]);
@@ -117,7 +127,7 @@ void linear_tile(const float* const* x, const float* const* x_scale, const Weigh
     }
   }
   for (int r = 0; r < R; ++r) {
-    for (int t = 0; t < T; ++t) y[t][r] = V::sum(block ? total[r][t] : sum[r][t]);
+    for (int t = 0; t < T; ++t) y[t][r * spacing] = V::sum(block ? total[r][t] : sum[r][t]);
   }
 }
 
@@ -138,28 +148,25 @@ void linear_rows_kind(const OperandView& x, const int32_t* row_index, int64_t T,
     }
     int64_t r = row_begin;
     const auto step = [&](auto tile, int rows) {
-      tile(xs, scales, w, r, ys);
+      tile(xs, scales, w, r, 1, ys);
       for (int t = 0; t < n; ++t) ys[t] += rows;
       r += rows;
     };
-    if (n == 1) {
-      while (r + 4 <= row_end) step(linear_tile<V, kind, cast, 4, 1>, 4);
-      while (r < row_end) step(linear_tile<V, kind, cast, 1, 1>, 1);
-    } else if (n == kTokens) {
-      while (r + 2 <= row_end) step(linear_tile<V, kind, cast, 2, kTokens>, 2);
-      while (r < row_end) step(linear_tile<V, kind, cast, 1, kTokens>, 1);
-    } else {
-      for (int t = 0; t < n; ++t) {
-        for (int64_t row = row_begin; row < row_end;) {
-          float* out = y + (t0 + t) * y_stride + (row - row_begin);
-          if (row + 4 <= row_end) {
-            linear_tile<V, kind, cast, 4, 1>(xs + t, scales + t, w, row, &out);
-            row += 4;
-          } else {
-            linear_tile<V, kind, cast, 1, 1>(xs + t, scales + t, w, row, &out);
-            row += 1;
-          }
-        }
+    if (n == kTokens) {
+      while (r + 2 <= row_end) step(linear_tile<V, kind, cast, 2, kTokens, false>, 2);
+      while (r < row_end) step(linear_tile<V, kind, cast, 1, kTokens, false>, 1);
+      continue;
+    }
+    // One token at a time. Four runs of rows are read side by side, which keeps the memory busier than one.
+    const int64_t length = (row_end - row_begin) / 4;
+    for (int t = 0; t < n; ++t) {
+      for (int64_t i = 0; i < length; ++i) {
+        float* out = ys[t] + i;
+        linear_tile<V, kind, cast, 4, 1, true>(xs + t, scales + t, w, row_begin + i, length, &out);
+      }
+      for (int64_t row = row_begin + 4 * length; row < row_end; ++row) {
+        float* out = ys[t] + (row - row_begin);
+        linear_tile<V, kind, cast, 1, 1, false>(xs + t, scales + t, w, row, 1, &out);
       }
     }
   }
@@ -176,7 +183,7 @@ void linear_rows_generic(const OperandView& x, const int32_t* row_index, int64_t
     case WeightKind::f16:
       return linear_rows_kind<V, WeightKind::f16, false>(x, row_index, T, w, row_begin, row_end, y, y_stride);
     case WeightKind::e4m3:
-      if (x.rounding == OperandRounding::none) {
+      if (x.scales == nullptr) {
         return linear_rows_kind<V, WeightKind::e4m3, true>(x, row_index, T, w, row_begin, row_end, y, y_stride);
       }
       return linear_rows_kind<V, WeightKind::e4m3, false>(x, row_index, T, w, row_begin, row_end, y, y_stride);

@@ -16,8 +16,6 @@ struct LinearKernels {
   OperandForm (*operand_form)(const Weight& weight, OperandRounding rounding);
   /// f32 → BF16 in natural order, K elements.
   void (*to_bf16)(const float* x, int64_t K, uint16_t* out);
-  /// f32 → BF16 in lane order; out holds K rounded up to 64.
-  void (*to_bf16_lanes)(const float* x, int64_t K, uint16_t* out);
 };
 
 const LinearKernels& linear_kernels_portable();

@@ -260,12 +260,12 @@ struct Avx512Vector {
 
 // e^x, within two units of the last place: x = k ln 2 + r, |r| ≤ ln 2 / 2, e^r = 1 + r + r² q(r) with a polynomial q of
 // degree 4 through the five Chebyshev points (1.1e-8 away from e^r at most). Below −104 (−∞ too) exactly 0, above 89 ∞;
-// not a number stays so.
-template <class V>
+// not a number stays so. `at_most_one`: for x that do not lie above 0 by more than roundings; the same bits.
+template <class V, bool at_most_one = false>
 inline typename V::F vector_exp(typename V::F x) {
   using F = typename V::F;
   x = V::max(V::set1(-104.0f), x);
-  x = V::sub(V::zero(), V::max(V::set1(-89.0f), V::sub(V::zero(), x)));
+  if constexpr (!at_most_one) x = V::sub(V::zero(), V::max(V::set1(-89.0f), V::sub(V::zero(), x)));
   const F k = V::nearest(V::mul(x, V::set1(1.44269504f)));
   // ln 2 = 355/512 − 2.1219444e-4; k · 355/512 is exact.
   F r = V::fma(k, V::set1(-0.693359375f), x);
