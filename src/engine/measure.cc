@@ -18,8 +18,6 @@
 #include "base/error.h"
 #include "base/interrupt.h"
 
-extern char** environ;
-
 namespace fathom {
 namespace {
 

@@ -221,6 +221,32 @@ TEST(Sampling, SeedDecidesTheDraws) {
   EXPECT_NE(draws(7), draws(8));
 }
 
+// A seed gives the same draws in every version: those of the sampler that took e^x from the C library.
+TEST(Sampling, ASeedKeepsItsDraws) {
+  std::vector<float> logits(5000);
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(i * 2654435761u % 1000) / 80;
+  const auto draws = [&](SamplingOptions options) {
+    options.seed = 7;
+    options.temperature = 0.6;
+    Sampler sampler(options);
+    std::vector<int32_t> tokens;
+    for (int i = 0; i < 8; ++i) tokens.push_back(sampler.sample(logits).token);
+    return tokens;
+  };
+  SamplingOptions all;
+  EXPECT_EQ(draws(all), (std::vector<int32_t>{3770, 4749, 586, 4452, 703, 272, 4159, 4494}));
+  SamplingOptions nucleus;
+  nucleus.top_p = 0.95;
+  EXPECT_EQ(draws(nucleus), (std::vector<int32_t>{925, 2331, 63, 473, 1975, 2858, 4180, 900}));
+  SamplingOptions best;
+  best.top_k = 40;
+  EXPECT_EQ(draws(best), (std::vector<int32_t>{4159, 1272, 4318, 1113, 1477, 2477, 2113, 1113}));
+  SamplingOptions likely;
+  likely.min_p = 0.05;
+  likely.top_p = 0.9;
+  EXPECT_EQ(draws(likely), (std::vector<int32_t>{1791, 1787, 42, 4720, 3862, 385, 3335, 879}));
+}
+
 TEST(Sampling, RepetitionPenaltyCountsPromptAndAnswer) {
   SamplingOptions options;
   options.temperature = 0;
