@@ -109,6 +109,10 @@ bool same_operand_form(const Weight& a, const Weight& b, OperandRounding roundin
 void linear_rows(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& weight, int64_t row_begin,
                  int64_t row_end, float* y, int64_t y_stride);
 
+/// Asks for the first bytes that `linear_rows` will read of rows [row_begin, row_end), so that they are on their way
+/// from memory while something else is computed.
+void prefetch_rows(const Weight& weight, int64_t row_begin, int64_t row_end);
+
 /// y[t, k] = (accumulate ? y[t, k] : 0) + Σ_r x[t, r] · W[row_begin + r, k], r in [0, row_end − row_begin), on this
 /// thread: the product with the matrix not transposed. x is float32; FP8 weights are code × scale, rounded to BF16 if
 /// `cast_bf16`.

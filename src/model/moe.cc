@@ -12,7 +12,7 @@ namespace {
 
 // Tokens of one expert that a work item handles at a time: bounds its scratch, and a block of weights is still in the
 // cache for the next ones.
-constexpr int64_t kTokenBlock = 64;
+constexpr int64_t kTokenBlock = 96;
 
 using Job = Workspace::FeedForwardJob;
 
@@ -37,7 +37,9 @@ void up_half(const std::vector<Job>& jobs, int64_t T, Workspace& ws, ThreadTeam&
     for (int64_t t0 = 0; t0 < job.count; t0 += kTokenBlock) {
       const int64_t count = std::min(kTokenBlock, job.count - t0);
       const int32_t* tokens = job.tokens + t0;
+      prefetch_rows(job.mlp->up_proj, begin, end);
       linear_rows(job.x, tokens, count, job.mlp->gate_proj, begin, end, gate, n);
+      if (end < size) prefetch_rows(job.mlp->gate_proj, end, std::min(end + step, size));
       linear_rows(job.x, tokens, count, job.mlp->up_proj, begin, end, up, n);
       for (int64_t t = 0; t < count; ++t) swiglu(gate + t * n, up + t * n, n, job.inner + (t0 + t) * size + begin);
     }
@@ -55,7 +57,9 @@ void down_half(const std::vector<Job>& jobs, int64_t T, int64_t hidden, float* o
     const int64_t n = end - begin;
     auto* partial = scratch.reserve<float>(scratch.gate, kTokenBlock * n);
     for (int64_t t = 0; t < T; ++t) std::fill(out + t * hidden + begin, out + t * hidden + end, 0.0f);
-    for (const Job& job : jobs) {
+    for (size_t j = 0; j < jobs.size(); ++j) {
+      const Job& job = jobs[j];
+      if (j + 1 < jobs.size()) prefetch_rows(jobs[j + 1].mlp->down_proj, begin, end);
       for (int64_t t0 = 0; t0 < job.count; t0 += kTokenBlock) {
         const int64_t count = std::min(kTokenBlock, job.count - t0);
         linear_rows(job.inner_view, ws.all_tokens.data() + t0, count, job.mlp->down_proj, begin, end, partial, n);
