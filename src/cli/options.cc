@@ -80,18 +80,18 @@ void LoadDisplay::progress(uint64_t done, uint64_t total) {
 }
 
 std::string plan_text(const WeightPlan& plan, std::optional<uint64_t> cache_bytes) {
-  const auto gigabytes = [](uint64_t bytes) {
-    const double value = static_cast<double>(bytes) / 1e9;
-    return fmt::format("{:.{}f} GB", value, value < 0.1 ? 3 : 1);
+  const auto amount = [](uint64_t bytes) {
+    const auto value = static_cast<double>(bytes);
+    return value < 1e8 ? fmt::format("{:.1f} MB", value / 1e6) : fmt::format("{:.1f} GB", value / 1e9);
   };
   std::string text = "weights ";
   if (plan.memory_bytes > 0) {
     const std::string as =
         plan.options.integer() ? fmt::format(" as {}", weight_storage_name(plan.options.storage)) : std::string();
-    text += fmt::format("{}{} in memory (huge pages), ", gigabytes(plan.memory_bytes), as);
+    text += fmt::format("{}{} in memory (huge pages), ", amount(plan.memory_bytes), as);
   }
-  text += fmt::format("{} mapped", gigabytes(plan.mapped_bytes));
-  if (cache_bytes) text += fmt::format("; cache up to {}", gigabytes(*cache_bytes));
+  text += fmt::format("{} mapped", amount(plan.mapped_bytes));
+  if (cache_bytes) text += fmt::format("; cache up to {}", amount(*cache_bytes));
   return text;
 }
 
