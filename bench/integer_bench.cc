@@ -1,6 +1,9 @@
 #include <benchmark/benchmark.h>
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <chrono>
+#include <cstring>
 #include <random>
 #include <vector>
 
@@ -11,13 +14,15 @@
 
 // One thread's products with integers: weights from memory, as decode meets them (`of_read` is the fraction of a
 // streaming read by one thread), and weights that stay in the second-level cache, as in prefill (`of_int8` is the
-// fraction of the thread's INT8 dot products from registers; 0 on sets that have none). Both ceilings are measured
-// before and after the loop; the better one counts. Codes, scales and zeros are bytes of weights.
+// fraction of the thread's INT8 dot products from registers; 0 on sets that have none). The ceiling is measured before
+// and after each repeat; the fraction is the median of the repeats. Codes, scales and zeros are bytes of weights.
 
 namespace fathom {
 namespace {
 
 constexpr int64_t kCols = 7168;
+constexpr int64_t kMemoryRows = 24576;  // 176 MB of 8 bits
+constexpr int64_t kCacheRows = 64;
 
 // In huge pages where the system gives them, as the ceiling's memory is.
 void reserve_huge(Buffer& buffer, size_t bytes) {
@@ -38,6 +43,15 @@ Weight random_panels(Buffer& buffer, const IntegerFormat& format, int64_t rows) 
   return integer_weight(format, buffer.as<std::byte>(), rows, kCols);
 }
 
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double>& values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<ptrdiff_t>(values.size() / 2), values.end());
+  return values[values.size() / 2];
+}
+
 void product(benchmark::State& state, const IntegerFormat& format, int64_t rows, OperandRounding rounding) {
   const int64_t T = state.range(0);
   Buffer panels;
@@ -48,25 +62,35 @@ void product(benchmark::State& state, const IntegerFormat& format, int64_t rows,
   Operand operand;
   operand.prepare(x.data(), T, kCols, kCols, weight, rounding, nullptr);
   ThreadTeam one(1);
-  ReadBandwidth bandwidth(one, size_t{256} << 20);
-  double read = std::max(bandwidth.measure(), bandwidth.measure());
-  double int8 = measure_arithmetic(one).int8_ops_per_s;
-  const int64_t step = rows_per_item(rows, T, 2);
-  for (auto _ : state) {
+  const int64_t step = rows_per_item(kMemoryRows, T, 2);
+  const auto work = [&] {
     for (int64_t r = 0; r < rows; r += step) {
       linear_rows(operand.view(), nullptr, T, weight, r, std::min(rows, r + step), y.data() + r, rows);
     }
     benchmark::DoNotOptimize(y.data());
+  };
+  const auto bytes = static_cast<double>(integer_weight_bytes(format, rows, kCols));
+  const auto ops = static_cast<double>(2 * rows * kCols * T);
+  const bool memory = rows == kMemoryRows;
+  ReadBandwidth bandwidth(one, memory ? size_t{128} << 20 : size_t{1} << 20);
+  std::vector<double> fractions;
+  double before = memory ? bandwidth.measure() : measure_arithmetic(one).int8_ops_per_s;
+  for (auto _ : state) {
+    // From the cache, as often as takes some milliseconds, so that the ceilings before and after are of the same
+    // moment.
+    const int64_t repeats = memory ? 1 : std::max<int64_t>(1, static_cast<int64_t>(4e9 / ops));
+    const auto start = std::chrono::steady_clock::now();
+    for (int64_t i = 0; i < repeats; ++i) work();
+    const double seconds = seconds_since(start) / static_cast<double>(repeats);
+    state.SetIterationTime(seconds);
+    const double after = memory ? bandwidth.measure() : measure_arithmetic(one).int8_ops_per_s;
+    fractions.push_back((memory ? bytes : ops) / seconds / ((before + after) / 2));
+    before = after;
   }
-  read = std::max({read, bandwidth.measure(), bandwidth.measure()});
-  int8 = std::max(int8, measure_arithmetic(one).int8_ops_per_s);
   const auto n = static_cast<double>(state.iterations());
-  const double bytes = n * static_cast<double>(integer_weight_bytes(format, rows, kCols));
-  const double ops = n * 2 * static_cast<double>(rows * kCols * T);
-  state.counters["bytes_per_s"] = benchmark::Counter(bytes, benchmark::Counter::kIsRate);
-  state.counters["ops_per_s"] = benchmark::Counter(ops, benchmark::Counter::kIsRate);
-  state.counters["of_read"] = benchmark::Counter(bytes / read, benchmark::Counter::kIsRate);
-  if (int8 > 0) state.counters["of_int8"] = benchmark::Counter(ops / int8, benchmark::Counter::kIsRate);
+  state.counters["bytes_per_s"] = benchmark::Counter(n * bytes, benchmark::Counter::kIsRate);
+  state.counters["ops_per_s"] = benchmark::Counter(n * ops, benchmark::Counter::kIsRate);
+  state.counters[memory ? "of_read" : "of_int8"] = before > 0 ? median(fractions) : 0;
 }
 
 constexpr IntegerFormat kInt8{8, 128, false};
@@ -74,19 +98,32 @@ constexpr IntegerFormat kInt8Group32{8, 32, false};
 constexpr IntegerFormat kInt4{4, 128, false};
 constexpr IntegerFormat kInt4Group32{4, 32, false};
 constexpr IntegerFormat kInt4Zero{4, 32, true};
-constexpr int64_t kMemoryRows = 16384;  // 117 MB of 8 bits
-constexpr int64_t kCacheRows = 64;
 
-#define FATHOM_INTEGER_BENCH(name, format)                                                                    \
-  BENCHMARK_CAPTURE(product, name##_from_memory, format, kMemoryRows, OperandRounding::int8)->Arg(1)->Arg(4); \
-  BENCHMARK_CAPTURE(product, name##_from_cache, format, kCacheRows, OperandRounding::int8)->Arg(16)->Arg(64)->Arg(256)
+#define FATHOM_INTEGER_BENCH(name, format)                                                   \
+  BENCHMARK_CAPTURE(product, name##_from_memory, format, kMemoryRows, OperandRounding::int8) \
+      ->Arg(1)                                                                               \
+      ->Arg(2)                                                                               \
+      ->Arg(4)                                                                               \
+      ->Arg(8)                                                                               \
+      ->UseManualTime()                                                                      \
+      ->Iterations(21);                                                                      \
+  BENCHMARK_CAPTURE(product, name##_from_cache, format, kCacheRows, OperandRounding::int8)   \
+      ->Arg(16)                                                                              \
+      ->Arg(64)                                                                              \
+      ->Arg(256)                                                                             \
+      ->UseManualTime()                                                                      \
+      ->Iterations(5)
 
 FATHOM_INTEGER_BENCH(int8, kInt8);
 FATHOM_INTEGER_BENCH(int8_group32, kInt8Group32);
 FATHOM_INTEGER_BENCH(int4, kInt4);
 FATHOM_INTEGER_BENCH(int4_group32, kInt4Group32);
 FATHOM_INTEGER_BENCH(int4_group32_zero, kInt4Zero);
-BENCHMARK_CAPTURE(product, int8_float_operand, kInt8, kCacheRows, OperandRounding::bf16)->Arg(1)->Arg(64);
+BENCHMARK_CAPTURE(product, int8_float_operand, kInt8, kCacheRows, OperandRounding::bf16)
+    ->Arg(1)
+    ->Arg(64)
+    ->UseManualTime()
+    ->Iterations(3);
 
 // Bringing a float weight to integers: bytes of the float weight per second.
 void pack(benchmark::State& state, DType dtype, const IntegerFormat& format) {
@@ -108,6 +145,7 @@ void pack(benchmark::State& state, DType dtype, const IntegerFormat& format) {
   Buffer panels;
   panels.reserve(integer_weight_bytes(format, rows, kCols));
   constexpr int64_t step = 64;
+  std::memset(panels.as<std::byte>(), 0, panels.bytes());
   for (auto _ : state) {
     for (int64_t r = 0; r < rows; r += step) {
       pack_integer_rows(

@@ -219,7 +219,7 @@ void add_in_order(const MoeWeights& moe, int64_t T, int64_t hidden, Workspace& w
   auto* out = ws.branch.as<float>();
   const auto* apart = ws.apart.as<float>();
   const size_t E = moe.experts.size();
-  const int64_t step = rows_per_item(hidden, T, team.size());
+  const int64_t step = rows_per_item(hidden, team.size());
   team.parallel_for((hidden + step - 1) / step, [&](int64_t item, int) {
     const int64_t begin = item * step;
     const int64_t end = std::min(begin + step, hidden);

@@ -268,7 +268,7 @@ TEST(IntegerLinear, FloatOperandsGiveARowTheSameBitsInAnyCompany) {
         std::vector<float> alone(rows);
         linear_rows(operand.view(), &t, 1, w.weight, 0, 16, alone.data(), rows);
         linear_rows(operand.view(t), nullptr, 1, w.weight, 16, rows, alone.data() + 16, rows);
-        ASSERT_EQ(std::memcmp(alone.data(), together.data() + t * rows, sizeof(float) * rows), 0)
+        ASSERT_EQ(std::memcmp(alone.data(), together.data() + t * rows, alone.size() * sizeof(float)), 0)
             << isa_name(isa) << " " << describe(format) << " t " << t;
       }
     }
