@@ -21,7 +21,8 @@ namespace fathom {
 
 class LoadDisplay;
 
-/// `--compute`, `--weights`, `--weights-group`, `--weights-zero-point`, `--experts-in-memory`: how weights are held and computed with.
+/// `--compute`, `--weights`, `--weights-group`, `--weights-zero-point`, `--experts-in-memory`: how weights are held and
+/// computed with.
 struct WeightArguments {
   std::string compute;  ///< empty: what `default_compute` says
   std::string weights = "mapped";

@@ -543,6 +543,15 @@ SynthResult write_random_checkpoint(const SynthOptions& given) {
   options.config.torch_dtype = "bfloat16";
   if (!options.fp8) options.config.fp8.reset();
   if (options.fp8 && !options.config.fp8) options.config.fp8 = Fp8Config{};
+  if (options.tokenizer_directory.empty()) {
+    // The tokenizer of bytes numbers its few tokens without holes, or added tokens could not be behind them.
+    const std::vector<int64_t>& eos = options.config.eos_token_ids;
+    const int64_t first_eos = eos.empty() ? 1 : eos[0];
+    if (std::max(options.config.bos_token_id.value_or(0), first_eos) >= kTokenizerTokens) {
+      options.config.bos_token_id = 0;
+      options.config.eos_token_ids = {1};
+    }
+  }
   const ModelConfig& config = options.config;
 
   const fs::path out = check_out(options.out);

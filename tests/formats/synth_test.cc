@@ -16,6 +16,7 @@
 #include "formats/tensor_table.h"
 #include "support/errors.h"
 #include "support/golden.h"
+#include "text/tokenizer.h"
 
 namespace fathom {
 namespace {
@@ -164,14 +165,14 @@ TEST(Synth, TokenizerHasBytesAndControlTokens) {
   TemporaryDirectory directory;
   SynthOptions options = tiny(directory.file("model"));
   options.config.bos_token_id = 5;
-  options.config.eos_token_ids = {400, 3};
+  options.config.eos_token_ids = {200, 3};
   write_random_checkpoint(options);
   const auto tokenizer = nlohmann::json::parse(read_file(directory.file("model/tokenizer.json"), 1 << 20));
   std::set<int64_t> ids;
   for (const auto& [token, id] : tokenizer["model"]["vocab"].items()) ids.insert(id.get<int64_t>());
   EXPECT_EQ(ids.size(), 259u);
   EXPECT_EQ(tokenizer["model"]["vocab"]["<｜begin▁of▁sentence｜>"], 5);
-  EXPECT_EQ(tokenizer["model"]["vocab"]["<｜end▁of▁sentence｜>"], 400);
+  EXPECT_EQ(tokenizer["model"]["vocab"]["<｜end▁of▁sentence｜>"], 200);
   EXPECT_TRUE(tokenizer["model"]["vocab"].contains("Ġ"));
   std::set<std::string> added;
   for (const auto& token : tokenizer["added_tokens"]) {
@@ -196,11 +197,24 @@ TEST(Synth, TokenizerHasBytesAndControlTokens) {
   options.out = directory.file("copied");
   options.tokenizer_directory = directory.file("model");
   FATHOM_EXPECT_ERROR(write_random_checkpoint(options), ErrorKind::bad_input, directory.file("model/tokenizer.json"),
-                      "400", "275");
+                      "275");
   options.config.vocab_size = 401;
   EXPECT_TRUE(write_random_checkpoint(options).tokenizer);
   EXPECT_EQ(read_file(directory.file("copied/tokenizer.json"), 1 << 20),
             read_file(directory.file("model/tokenizer.json"), 1 << 20));
+}
+
+TEST(Synth, IdsThatTheTokenizerOfBytesLacksBecomeItsOwn) {
+  TemporaryDirectory directory;
+  SynthOptions options = tiny(directory.file("model"));
+  options.config.bos_token_id = options.config.vocab_size - 2;
+  options.config.eos_token_ids = {options.config.vocab_size - 1};
+  write_random_checkpoint(options);
+  const ModelConfig config = read_model_config(directory.file("model"));
+  EXPECT_EQ(config.bos_token_id, 0);
+  EXPECT_EQ(config.eos_token_ids, std::vector<int64_t>{1});
+  const auto tokenizer = Tokenizer::load(directory.file("model/tokenizer.json"));
+  EXPECT_EQ(tokenizer->added_token("<｜end▁of▁sentence｜>"), 1);
 }
 
 TEST(Synth, TokenizerIsThePublishedOneButForItsVocabulary) {
