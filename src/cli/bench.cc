@@ -245,8 +245,9 @@ class BenchCommand {
       return open_model(arguments_.model, arguments_.weights.open_options(display), team_);
     }();
     const double open_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    // What is measured is the steady state: every page of the weights mapped.
-    if (model->held.storage == WeightStorage::mapped) {
+    // What is measured is the steady state: every page of the weights mapped. Not beside an expert store: the files
+    // hold the experts too, which are more than the memory.
+    if (model->held.storage == WeightStorage::mapped && !model->experts) {
       for (const auto& file : model->checkpoint->files()) file->populate();
     }
     const std::string compute(compute_mode_name(model->compute));

@@ -17,7 +17,7 @@ constexpr int64_t kTokenBlock = 96;
 using Job = Workspace::FeedForwardJob;
 
 // Up half of all jobs: inner = silu(gate x) · up x, work items of some rows of one job.
-void up_half(const std::vector<Job>& jobs, int64_t T, Workspace& ws, ThreadTeam& team) {
+void up_half(const std::vector<Job>& jobs, Workspace& ws, ThreadTeam& team) {
   int64_t rows = 0;
   for (const Job& job : jobs) rows += job.mlp->gate_proj.rows;
   const int64_t step = rows_per_item(rows, team.size());
@@ -139,9 +139,9 @@ bool is_shared(const Job& job) {
 
 // Up half of the jobs, and their activations as the down half needs them: routed experts' rows lie together and become
 // one operand; the last job's (shared experts, dense) another.
-void run_up(const LoadedModel& model, std::vector<Job>& jobs, int64_t T, Workspace& ws, ThreadTeam& team) {
+void run_up(const LoadedModel& model, std::vector<Job>& jobs, Workspace& ws, ThreadTeam& team) {
   const OperandRounding rounding = model.linear_rounding();
-  up_half(jobs, T, ws, team);
+  up_half(jobs, ws, team);
   int64_t routed_rows = 0;
   for (const Job& job : jobs) routed_rows += is_shared(job) ? 0 : job.count;
   if (routed_rows > 0) {
@@ -276,7 +276,7 @@ void run_from_store(const LoadedModel& model, int64_t layer, const MoeWeights& m
       rows += T;
       shared_left = false;
     }
-    run_up(model, ws.jobs, T, ws, team);
+    run_up(model, ws.jobs, ws, team);
     if (at_once) {
       down_half(ws.jobs, T, hidden, ws.branch.as<float>(), ws, team);
       return;
@@ -301,7 +301,7 @@ void run_from_store(const LoadedModel& model, int64_t layer, const MoeWeights& m
 void dense_feed_forward(const LoadedModel& model, const MlpWeights& mlp, int64_t T, Workspace& ws, ThreadTeam& team) {
   const Inputs inputs = prepare_inputs(model, mlp, mlp, T, ws, team);
   ws.jobs.assign(1, Job{&mlp, ws.all_tokens.data(), nullptr, T, inputs.last, ws.inner.as<float>(), {}});
-  run_up(model, ws.jobs, T, ws, team);
+  run_up(model, ws.jobs, ws, team);
   down_half(ws.jobs, T, model.config.hidden_size, ws.branch.as<float>(), ws, team);
 }
 
@@ -324,7 +324,7 @@ void mixture_of_experts(const LoadedModel& model, int64_t layer, const MoeWeight
     ws.jobs.push_back(routed_job(moe.experts[e], e, inputs.first, own_inner, ws));
   }
   if (moe.shared_experts) ws.jobs.push_back(shared_job(model, *moe.shared_experts, T, inputs.last, ws));
-  run_up(model, ws.jobs, T, ws, team);
+  run_up(model, ws.jobs, ws, team);
   down_half(ws.jobs, T, config.hidden_size, ws.branch.as<float>(), ws, team);
 }
 
