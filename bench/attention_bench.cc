@@ -67,7 +67,7 @@ struct KvB {
 // `before` is the rate of BF16 dot products from before the loop; that of after it counts where it is greater, so that
 // somebody else's work on the machine does not flatter the figure.
 void of_bf16(benchmark::State& state, double operations, double before, ThreadTeam& team) {
-  const double limit = std::max(before, measure_arithmetic(team).bf16_ops_per_s);
+  const double limit = std::max(before, measure_arithmetic(team, Arithmetic::bf16));
   state.counters["limit"] = limit;
   state.counters["ops_per_s"] =
       benchmark::Counter(static_cast<double>(state.iterations()) * operations, benchmark::Counter::kIsRate);
@@ -80,7 +80,7 @@ void attention_decode(benchmark::State& state) {
   const int64_t depth = state.range(0);
   const int64_t sequences = state.range(1);
   ThreadTeam team;
-  const double before = measure_arithmetic(team).bf16_ops_per_s;
+  const double before = measure_arithmetic(team, Arithmetic::bf16);
   std::vector<Pages> pages;
   std::vector<LatentSpan> spans;
   for (int64_t s = 0; s < sequences; ++s) pages.emplace_back(depth);
@@ -98,7 +98,7 @@ void attention_decode(benchmark::State& state) {
 void attention_decode_whole(benchmark::State& state) {
   const int64_t depth = state.range(0);
   ThreadTeam team;
-  const double before = measure_arithmetic(team).bf16_ops_per_s;
+  const double before = measure_arithmetic(team, Arithmetic::bf16);
   const Pages pages(depth);
   const KvB kv_b(DType::f8_e4m3);
   const LatentSpan span = pages.span(depth - 1, 0, 1);
@@ -115,7 +115,7 @@ void attention_prefill(benchmark::State& state) {
   const int64_t tokens = state.range(0);
   const int64_t depth = state.range(1);
   ThreadTeam team;
-  const double before = measure_arithmetic(team).bf16_ops_per_s;
+  const double before = measure_arithmetic(team, Arithmetic::bf16);
   const Pages pages(depth + tokens);
   const KvB kv_b(DType::bf16);
   const LatentSpan span = pages.span(depth, 0, tokens);

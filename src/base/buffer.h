@@ -3,9 +3,12 @@
 #include <memory>
 #include <new>
 
+#include "base/memory.h"
+
 namespace fathom {
 
-/// Raw memory that starts on a cache line, uninitialised; grows and never shrinks. Growing drops the contents.
+/// Raw memory that starts on a cache line, uninitialised; grows and never shrinks. Growing drops the contents. Much
+/// memory lies in huge pages: activations are met in an order that would cost a table walk for each small page.
 class Buffer {
  public:
   void reserve(size_t bytes) {
@@ -13,6 +16,7 @@ class Buffer {
     memory_.reset();
     memory_.reset(static_cast<std::byte*>(::operator new(bytes, kAlignment)));
     bytes_ = bytes;
+    if (bytes >= kMuch) advise_huge_pages(memory_.get(), bytes);
   }
   size_t bytes() const { return bytes_; }
 
@@ -26,6 +30,7 @@ class Buffer {
   }
 
  private:
+  static constexpr size_t kMuch = size_t{4} << 20;
   static constexpr std::align_val_t kAlignment{64};
   struct Free {
     void operator()(std::byte* memory) const { ::operator delete(memory, kAlignment); }

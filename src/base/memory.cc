@@ -35,8 +35,14 @@ HugeBuffer::HugeBuffer(size_t bytes) : bytes_(bytes) {
   if (before > 0) ::munmap(begin, before);
   if (before < kHugePage) ::munmap(begin + before + wanted, kHugePage - before);
   data_ = begin + before;
-  // A system without huge pages refuses this and gives small ones.
-  ::madvise(data_, wanted, MADV_HUGEPAGE);
+  advise_huge_pages(data_, wanted);
+}
+
+void advise_huge_pages(void* data, size_t bytes) {
+  const auto begin = reinterpret_cast<uintptr_t>(data);
+  const size_t first = rounded_up(begin);
+  const size_t last = (begin + bytes) / kHugePage * kHugePage;
+  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 }
 
 HugeBuffer::~HugeBuffer() {

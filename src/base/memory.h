@@ -25,6 +25,9 @@ class HugeBuffer {
   size_t bytes_ = 0;
 };
 
+/// Asks for huge pages in the whole ones of this memory; a system without them gives small ones.
+void advise_huge_pages(void* data, size_t bytes);
+
 /// What the system has, and what it could give to a program without swapping (MemTotal, MemAvailable of /proc/meminfo);
 /// 0 where it does not say.
 struct SystemMemory {

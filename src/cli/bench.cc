@@ -181,6 +181,9 @@ class BenchCommand {
       child.insert(child.end(), {"--weights-group", std::to_string(arguments_.weights.group)});
     }
     if (arguments_.weights.zero_point) child.emplace_back("--weights-zero-point");
+    if (arguments_.weights.experts_in_memory != 0) {
+      child.insert(child.end(), {"--experts-in-memory", std::to_string(arguments_.weights.experts_in_memory)});
+    }
     const std::string program = std::filesystem::read_symlink("/proc/self/exe").string();
     first_token_ = measure_first_token(program, child, files, arguments_.cold);
   }
@@ -245,9 +248,9 @@ class BenchCommand {
       return open_model(arguments_.model, arguments_.weights.open_options(display), team_);
     }();
     const double open_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    // What is measured is the steady state: every page of the weights mapped. Not beside an expert store: the files
-    // hold the experts too, which are more than the memory.
-    if (model->held.storage == WeightStorage::mapped && !model->experts) {
+    // What is measured is the steady state: every page of the weights mapped (where experts are to be few in memory:
+    // those that the warm-up brings in).
+    if (model->held.storage == WeightStorage::mapped && arguments_.weights.experts_in_memory == 0) {
       for (const auto& file : model->checkpoint->files()) file->populate();
     }
     const std::string compute(compute_mode_name(model->compute));

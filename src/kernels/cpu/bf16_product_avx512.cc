@@ -313,9 +313,15 @@ void block_products(const Weight& w, int64_t row_begin, int64_t row_end, const u
       if (next_col >= K) next_row = next_end;
       for (int64_t g = 0; g < groups.count; ++g) {
         const int64_t t = groups.first(g);
+        // The first rows of a column block meet activations that come from far: a few tiles ask for the next group's.
+        int64_t next_token = row == row_begin ? t + groups.size(g) : T;
+        const int64_t last_token = g + 1 < groups.count ? next_token + groups.size(g + 1) : next_token;
         const auto one = [&](const Tile* tiles, int64_t r) {
           Ahead ahead;
-          if (next_row < next_end) {
+          if (next_token < std::min(last_token, T)) {
+            ahead.line = reinterpret_cast<const char*>(x[next_token++] + begin);
+            ahead.end = ahead.line + (stop - begin) * 2;
+          } else if (next_row < next_end) {
             ahead.line = reinterpret_cast<const char*>(w.row(next_row++) + next_col * kElement);
             ahead.end = ahead.line + (std::min(K, next_col + kBlockCols) - next_col) * kElement;
           }
