@@ -62,7 +62,7 @@ void product(benchmark::State& state, const IntegerFormat& format, int64_t rows,
   Operand operand;
   operand.prepare(x.data(), T, kCols, kCols, weight, rounding, nullptr);
   ThreadTeam one(1);
-  const int64_t step = rows_per_item(kMemoryRows, T, 2);
+  const int64_t step = rows_per_item(kMemoryRows, 2);
   const auto work = [&] {
     for (int64_t r = 0; r < rows; r += step) {
       linear_rows(operand.view(), nullptr, T, weight, r, std::min(rows, r + step), y.data() + r, rows);
@@ -74,7 +74,7 @@ void product(benchmark::State& state, const IntegerFormat& format, int64_t rows,
   const bool memory = rows == kMemoryRows;
   ReadBandwidth bandwidth(one, memory ? size_t{128} << 20 : size_t{1} << 20);
   std::vector<double> fractions;
-  double before = memory ? bandwidth.measure() : measure_arithmetic(one).int8_ops_per_s;
+  double before = memory ? bandwidth.measure() : measure_arithmetic(one, Arithmetic::int8);
   for (auto _ : state) {
     // From the cache, as often as takes some milliseconds, so that the ceilings before and after are of the same
     // moment.
@@ -83,7 +83,7 @@ void product(benchmark::State& state, const IntegerFormat& format, int64_t rows,
     for (int64_t i = 0; i < repeats; ++i) work();
     const double seconds = seconds_since(start) / static_cast<double>(repeats);
     state.SetIterationTime(seconds);
-    const double after = memory ? bandwidth.measure() : measure_arithmetic(one).int8_ops_per_s;
+    const double after = memory ? bandwidth.measure() : measure_arithmetic(one, Arithmetic::int8);
     fractions.push_back((memory ? bytes : ops) / seconds / ((before + after) / 2));
     before = after;
   }

@@ -120,8 +120,8 @@ std::unique_ptr<LoadedModel> open_model(const std::string& directory, const Open
   model->checkpoint = std::make_unique<Checkpoint>(directory);
   model->config = model->checkpoint->config();
   const uint64_t experts_in_memory = options.weights.experts_in_memory;
-  model->weights = load_weights(*model->checkpoint, options.weights.storage == WeightStorage::mapped,
-                                experts_in_memory > 0);
+  model->weights =
+      load_weights(*model->checkpoint, options.weights.storage == WeightStorage::mapped, experts_in_memory > 0);
   if (experts_in_memory > 0) {
     model->experts = std::make_unique<ExpertStore>(*model->checkpoint, model->weights, experts_in_memory);
   }
@@ -133,10 +133,11 @@ std::unique_ptr<LoadedModel> open_model(const std::string& directory, const Open
   return model;
 }
 
-std::unique_ptr<LoadedModel> open_model(const std::string& directory, ComputeMode compute) {
+std::unique_ptr<LoadedModel> open_model(const std::string& directory, ComputeMode compute, uint64_t experts_in_memory) {
   ThreadTeam alone(1);
   OpenOptions options;
   options.compute = compute;
+  options.weights.experts_in_memory = experts_in_memory;
   return open_model(directory, options, alone);
 }
 

@@ -129,10 +129,6 @@ inline void add_products_bf16(const TileRows<R>& rows, const uint16_t* const* x,
   int64_t k = begin;
   const char* line = ahead.line;
   const auto step = [&](auto load) {
-    if (line < ahead.end) {
-      _mm_prefetch(line, _MM_HINT_T0);
-      line += 64;
-    }
     __m512bh values[R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
@@ -147,7 +143,19 @@ inline void add_products_bf16(const TileRows<R>& rows, const uint16_t* const* x,
       for (int r = 0; r < R; ++r) sums[r][t] = _mm512_dpbf16_ps(sums[r][t], values[r], xs);
     }
   };
-  for (; k + 32 <= end; k += 32) step([](const std::byte* at) { return _mm512_loadu_si512(at); });
+  const auto whole = [](const std::byte* at) { return _mm512_loadu_si512(at); };
+  while (k + 64 <= end) {
+    if (line < ahead.end) {
+      _mm_prefetch(line, _MM_HINT_T0);
+      _mm_prefetch(line + 64, _MM_HINT_T0);
+      line += 128;
+    }
+    step(whole);
+    k += 32;
+    step(whole);
+    k += 32;
+  }
+  for (; k + 32 <= end; k += 32) step(whole);
   if (k < end) {
     const __mmask32 mask = (__mmask32{1} << (end - k)) - 1;
     step([mask](const std::byte* at) { return _mm512_maskz_loadu_epi16(mask, at); });

@@ -38,11 +38,11 @@ FATHOM_INLINED inline void unrolled(const Function& function) {
   (std::make_integer_sequence<int, n>());
 }
 
-// Panels of a chunk and columns of a block of the cached product: a tile's activations of a block (24 KB) stay in the
-// first-level cache while the chunk's panels pass, and the chunk's weights (459 KB of 7,168 columns) in the
-// second-level cache while the tokens pass.
-constexpr int64_t kChunkPanels = 4;
+// Columns of a block of the cached product, and tokens that pass while they are met: a tile's activations of a block
+// (24 KB) stay in the first-level cache while the panels pass, the tokens' (384 KB) and the panels' (256 KB of 128
+// rows) in the second-level cache.
 constexpr int64_t kBlockCols = 2048;
+constexpr int64_t kPassTokens = 192;
 
 inline void store_panel(const float* totals, int tokens, int64_t row, int64_t rows, const TileTokens& to) {
   for (int t = 0; t < tokens; ++t, totals += kPanelRows) {
@@ -76,28 +76,36 @@ void stream_panels(const TileTokens& tokens, const uint8_t* panel, const PanelLa
   }
 }
 
-// At most kChunkPanels panels for a tile of many tokens.
+inline void load_panel(float* totals, int tokens, int64_t row, int64_t rows, const TileTokens& from) {
+  for (int t = 0; t < tokens; ++t, totals += kPanelRows) {
+    std::memcpy(totals, from.y[t] + row, static_cast<size_t>(std::min(rows - row, kPanelRows)) * sizeof(float));
+  }
+}
+
+// Groups [begin, end) of `rows` rows for a tile of many tokens: the outputs go on from the groups before.
 template <class V, int bits, int T>
 void cached_panels(const TileTokens& tokens, const uint8_t* panel, const PanelLayout& layout, const Weight& w,
-                   int64_t rows) {
+                   int64_t rows, int64_t begin, int64_t end) {
   constexpr int R = V::cached_panels;
   const int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
-  alignas(64) float totals[kChunkPanels * T * kPanelRows];
-  std::memset(totals, 0, static_cast<size_t>(panels * T * kPanelRows) * sizeof(float));
-  const int64_t block = kBlockCols / w.group;
-  for (int64_t g = 0; g < layout.groups; g += block) {
-    const int64_t end = std::min(layout.groups, g + block);
-    int64_t p = 0;
-    for (; p + R <= panels; p += R) {
-      V::template tile<bits, R, T, false>(tokens, panel + static_cast<size_t>(p) * layout.bytes, layout.bytes, layout,
-                                          w, g, end, totals + p * T * kPanelRows);
+  alignas(64) float totals[R * T * kPanelRows];
+  for (int64_t p = 0; p < panels;) {
+    const int64_t count = p + R <= panels ? R : 1;
+    std::memset(totals, 0, sizeof(totals));
+    for (int64_t r = 0; begin > 0 && r < count; ++r) {
+      load_panel(totals + r * T * kPanelRows, T, (p + r) * kPanelRows, rows, tokens);
     }
-    for (; p < panels; ++p) {
-      V::template tile<bits, 1, T, false>(tokens, panel + static_cast<size_t>(p) * layout.bytes, 0, layout, w, g, end,
-                                          totals + p * T * kPanelRows);
+    const uint8_t* at = panel + static_cast<size_t>(p) * layout.bytes;
+    if (count == R) {
+      V::template tile<bits, R, T, false>(tokens, at, layout.bytes, layout, w, begin, end, totals);
+    } else {
+      V::template tile<bits, 1, T, false>(tokens, at, 0, layout, w, begin, end, totals);
     }
+    for (int64_t r = 0; r < count; ++r) {
+      store_panel(totals + r * T * kPanelRows, T, (p + r) * kPanelRows, rows, tokens);
+    }
+    p += count;
   }
-  for (int64_t p = 0; p < panels; ++p) store_panel(totals + p * T * kPanelRows, T, p * kPanelRows, rows, tokens);
 }
 
 // Calls function(integral_constant<n>) for n in 1 … most.
@@ -113,31 +121,42 @@ template <class V, int bits>
 void linear_tiles_bits(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
                        int64_t row_end, float* y, int64_t y_stride) {
   const PanelLayout layout = panel_layout(integer_format(w), w.cols);
+  const auto* panel =
+      reinterpret_cast<const uint8_t*>(w.data) + static_cast<size_t>(row_begin / kPanelRows) * layout.bytes;
+  const int64_t rows = row_end - row_begin;
   const bool streamed = T <= V::streamed_tokens;
-  // Chunks of panels outermost, then tokens: a chunk's weights are read from memory once.
-  const int64_t chunk = streamed ? row_end - row_begin : kChunkPanels * kPanelRows;
   const int64_t most = streamed ? V::streamed_tokens : V::max_tokens;
-  const int64_t tiles = (T + most - 1) / most;
-  for (int64_t row = row_begin; row < row_end; row += chunk) {
-    const auto* panel = reinterpret_cast<const uint8_t*>(w.data) + static_cast<size_t>(row / kPanelRows) * layout.bytes;
-    const int64_t rows = std::min(chunk, row_end - row);
-    for (int64_t i = 0; i < tiles; ++i) {
-      const int64_t t0 = i * T / tiles;
-      const auto n = static_cast<int>((i + 1) * T / tiles - t0);
-      TileTokens tokens;
-      for (int t = 0; t < n; ++t) {
-        const int64_t source = row_index != nullptr ? row_index[t0 + t] : t0 + t;
-        tokens.q[t] = x.int8_row(source);
-        tokens.scales[t] = x.row_scales(source);
-        tokens.sums[t] = x.row_sums(source, w.group);
-        tokens.y[t] = y + (t0 + t) * y_stride + (row - row_begin);
-      }
-      if (streamed) {
-        with_count<V::streamed_tokens>(
-            n, [&](auto count) { stream_panels<V, bits, decltype(count)::value>(tokens, panel, layout, w, rows); });
-      } else {
-        with_count<V::max_tokens>(
-            n, [&](auto count) { cached_panels<V, bits, decltype(count)::value>(tokens, panel, layout, w, rows); });
+  // Tokens [t0, t0 + n) of the call.
+  const auto tokens_at = [&](int64_t t0, int n) {
+    TileTokens tokens;
+    for (int t = 0; t < n; ++t) {
+      const int64_t source = row_index != nullptr ? row_index[t0 + t] : t0 + t;
+      tokens.q[t] = x.int8_row(source);
+      tokens.scales[t] = x.row_scales(source);
+      tokens.sums[t] = x.row_sums(source, w.group);
+      tokens.y[t] = y + (t0 + t) * y_stride;
+    }
+    return tokens;
+  };
+  if (streamed) {
+    const auto n = static_cast<int>(T);
+    return with_count<V::streamed_tokens>(n, [&](auto count) {
+      stream_panels<V, bits, decltype(count)::value>(tokens_at(0, n), panel, layout, w, rows);
+    });
+  }
+  const int64_t passes = (T + kPassTokens - 1) / kPassTokens;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    const int64_t first = pass * T / passes;
+    const int64_t size = (pass + 1) * T / passes - first;
+    const int64_t tiles = (size + most - 1) / most;
+    for (int64_t g = 0; g < layout.groups; g += kBlockCols / w.group) {
+      const int64_t end = std::min(layout.groups, g + kBlockCols / w.group);
+      for (int64_t i = 0; i < tiles; ++i) {
+        const int64_t t0 = first + i * size / tiles;
+        const auto n = static_cast<int>(first + (i + 1) * size / tiles - t0);
+        with_count<V::max_tokens>(n, [&](auto count) {
+          cached_panels<V, bits, decltype(count)::value>(tokens_at(t0, n), panel, layout, w, rows, g, end);
+        });
       }
     }
   }
