@@ -26,7 +26,7 @@ struct LoadedModel {
   ModelWeights weights;
   Rope rope;
   ComputeMode compute = ComputeMode::bf16;
-  WeightOptions held;  ///< how the weights are held
+  WeightOptions held;                    ///< how the weights are held
   std::unique_ptr<ExpertStore> experts;  ///< null: the routed experts are mapped like everything else
 
   /// Rounding of the activations of the attention's and feed-forward's projections.

@@ -29,8 +29,8 @@ struct WeightOptions {
   WeightStorage storage = WeightStorage::mapped;
   int64_t group = 0;        ///< columns that share a scale: 128 or 32; 0: 128 for int8, 32 for int4. Integers only
   bool zero_point = false;  ///< groups have a zero point beside their scale. Integers only
-  /// Bytes for the routed experts, which an ExpertStore then fetches as they are stored; 0: they are held like the other
-  /// weights.
+  /// Bytes for the routed experts, which an ExpertStore then fetches as they are stored; 0: they are held like the
+  /// other weights.
   uint64_t experts_in_memory = 0;
 
   bool integer() const { return storage == WeightStorage::int8 || storage == WeightStorage::int4; }
