@@ -1,7 +1,5 @@
 #include "model/expert_store.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -10,12 +8,12 @@
 #include <limits>
 #include <mutex>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <unordered_map>
 
 #include "base/direct_file.h"
 #include "base/error.h"
+#include "base/memory.h"
 #include "base/number_formats.h"
 #include "kernels/norm.h"
 
@@ -31,7 +29,6 @@ constexpr int kReaders = 4;
 constexpr uint64_t kPieceBytes = uint64_t{2} << 20;
 
 constexpr size_t kRowAlignment = 64;
-constexpr size_t kHugePage = size_t{2} << 20;
 // Shorter tensors are copied rather than placed so that they can be read in place: the gaps would cost more.
 constexpr uint64_t kShort = 16 * DirectFile::kPage;
 
@@ -50,31 +47,6 @@ size_t same_place_in_page(size_t cursor, uint64_t offset) {
 int64_t scale_count(const Weight& weight) {
   return (weight.rows + weight.block_rows - 1) / weight.block_rows * weight.scale_cols();
 }
-
-// Anonymous memory in huge pages where the system gives them; taken from the system as it is written.
-class Pages {
- public:
-  explicit Pages(size_t bytes) : mapped_bytes_(bytes + kHugePage) {
-    void* address = ::mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (address == MAP_FAILED) {
-      throw_failure("No memory for {:.2f} GB of experts, {}.", static_cast<double>(bytes) / 1e9,
-                    std::generic_category().message(errno));
-    }
-    mapped_ = static_cast<std::byte*>(address);
-    begin_ = reinterpret_cast<std::byte*>(round_up(reinterpret_cast<uintptr_t>(mapped_), kHugePage));
-    ::madvise(begin_, bytes, MADV_HUGEPAGE);
-  }
-  ~Pages() { ::munmap(mapped_, mapped_bytes_); }
-  Pages(const Pages&) = delete;
-  Pages& operator=(const Pages&) = delete;
-
-  std::byte* begin() const { return begin_; }
-
- private:
-  size_t mapped_bytes_;
-  std::byte* mapped_ = nullptr;
-  std::byte* begin_ = nullptr;
-};
 
 // A run of bytes of a file and where it goes in the slot.
 struct Extent {
@@ -260,10 +232,10 @@ struct ExpertStore::Data {
       throw_bad_input("{}: {} bytes for experts were given; at least {} are needed, two experts of {}.",
                       checkpoint.directory(), bytes, 2 * greatest, greatest);
     }
-    memory = std::make_unique<Pages>(count * greatest);
+    memory = HugeBuffer(count * greatest);
     slots.resize(count);
     for (size_t i = count; i-- > 0;) {
-      slots[i].memory = memory->begin() + i * greatest;
+      slots[i].memory = memory.data() + i * greatest;
       free_slots.push_back(static_cast<int32_t>(i));
     }
     for (int i = 0; i < kReaders; ++i) readers.emplace_back([this] { read_loop(); });
@@ -510,7 +482,7 @@ struct ExpertStore::Data {
   std::vector<Layer> layers;
   std::vector<Expert> experts;  // of all layers
   size_t slot_bytes = 0;
-  std::unique_ptr<Pages> memory;
+  HugeBuffer memory;
   std::vector<Slot> slots;
 
   std::mutex mutex;

@@ -39,8 +39,18 @@ void expect_same_bits(const std::vector<TracedTensor>& a, const std::vector<Trac
   }
 }
 
+std::unique_ptr<LoadedModel> open_stored(const std::string& directory, ComputeMode compute, uint64_t bytes,
+                                         WeightStorage storage = WeightStorage::mapped) {
+  OpenOptions options;
+  options.compute = compute;
+  options.weights.storage = storage;
+  options.weights.experts_in_memory = bytes;
+  ThreadTeam team(1);
+  return open_model(directory, options, team);
+}
+
 uint64_t slot_bytes(const std::string& directory) {
-  return open_model(directory, ComputeMode::bf16, uint64_t{1} << 30)->experts->slot_bytes();
+  return open_stored(directory, ComputeMode::bf16, uint64_t{1} << 30)->experts->slot_bytes();
 }
 
 int64_t routed_experts(const LoadedModel& model) {
@@ -66,7 +76,7 @@ void compare_with_mapped(const std::string& directory, ComputeMode compute) {
     for (int64_t chunk : {int64_t{512}, int64_t{9}}) {
       const int threads = std::array{1, 2, 4}[run++ % 3];
       SCOPED_TRACE(testing::Message() << slots << " slots, " << threads << " threads, chunks of " << chunk);
-      const auto model = open_model(directory, compute, static_cast<uint64_t>(slots) * slot + slot / 2);
+      const auto model = open_stored(directory, compute, static_cast<uint64_t>(slots) * slot + slot / 2);
       ASSERT_EQ(model->experts->slots(), std::min(slots, all));
       ThreadTeam team(threads);
       options.chunk = chunk;
@@ -153,14 +163,14 @@ TEST(ExpertStore, ReadsLargeExpertsInPieces) {
   options.greedy_tokens = 4;
   const std::vector<int32_t> prompt = random_prompt(6, mapped->config.vocab_size, 6);
   const auto expected = trace_forward(*mapped, prompt, options, team);
-  const auto model = open_model(directory.path(), ComputeMode::bf16, 3 * slot_bytes(directory.path()));
+  const auto model = open_stored(directory.path(), ComputeMode::bf16, 3 * slot_bytes(directory.path()));
   EXPECT_GT(model->experts->slot_bytes(), uint64_t{10} << 20);
   expect_same_bits(trace_forward(*model, prompt, options, team), expected);
 }
 
 TEST(ExpertStore, KeepsTheMostUsed) {
   FATHOM_GOLDEN_OR_SKIP(directory, "bf16-tiny");
-  const auto model = open_model(directory, ComputeMode::bf16, 3 * slot_bytes(directory));
+  const auto model = open_stored(directory, ComputeMode::bf16, 3 * slot_bytes(directory));
   ExpertStore& store = *model->experts;
   const auto pass = [&](std::initializer_list<int32_t> experts) {
     const ExpertCounters before = store.counters();
@@ -186,7 +196,7 @@ TEST(ExpertStore, KeepsTheMostUsed) {
 
 TEST(ExpertStore, GuessesAreReadAheadAndCounted) {
   FATHOM_GOLDEN_OR_SKIP(directory, "bf16-tiny");
-  const auto model = open_model(directory, ComputeMode::bf16, 4 * slot_bytes(directory));
+  const auto model = open_stored(directory, ComputeMode::bf16, 4 * slot_bytes(directory));
   ExpertStore& store = *model->experts;
   const std::vector<int32_t> guessed = {3, 7, 9};
   store.guess(1, guessed);
@@ -228,7 +238,7 @@ TEST(ExpertStore, ServesSeveralSequencesAtOnce) {
     expected[s] = trace_forward(*mapped, prompts[s], options, team);
   }
   for (uint64_t slots : {2, 7}) {
-    const auto model = open_model(directory, ComputeMode::bf16, slots * slot_bytes(directory));
+    const auto model = open_stored(directory, ComputeMode::bf16, slots * slot_bytes(directory));
     std::vector<std::thread> threads;
     for (size_t s = 0; s < 3; ++s) {
       threads.emplace_back([&, s] {
@@ -244,9 +254,9 @@ TEST(ExpertStore, ServesSeveralSequencesAtOnce) {
 TEST(ExpertStore, RefusesTooLittleMemoryAndModelsWithoutExperts) {
   FATHOM_GOLDEN_OR_SKIP(directory, "bf16-tiny");
   const uint64_t two = 2 * slot_bytes(directory);
-  FATHOM_EXPECT_ERROR(open_model(directory, ComputeMode::bf16, two - 1), ErrorKind::bad_input, directory,
+  FATHOM_EXPECT_ERROR(open_stored(directory, ComputeMode::bf16, two - 1), ErrorKind::bad_input, directory,
                       std::to_string(two - 1), std::to_string(two), "two experts");
-  EXPECT_EQ(open_model(directory, ComputeMode::bf16, two)->experts->slots(), 2);
+  EXPECT_EQ(open_stored(directory, ComputeMode::bf16, two)->experts->slots(), 2);
   TemporaryDirectory dense;
   SynthOptions synth;
   synth.config = *model_preset("tiny");
@@ -254,8 +264,24 @@ TEST(ExpertStore, RefusesTooLittleMemoryAndModelsWithoutExperts) {
   synth.config.num_nextn_predict_layers = 0;
   synth.out = dense.path();
   write_random_checkpoint(synth);
-  FATHOM_EXPECT_ERROR(open_model(dense.path(), ComputeMode::bf16, 1 << 20), ErrorKind::bad_input, dense.path(),
+  FATHOM_EXPECT_ERROR(open_stored(dense.path(), ComputeMode::bf16, 1 << 20), ErrorKind::bad_input, dense.path(),
                       "no routed experts");
+}
+
+TEST(ExpertStore, GoesWithWeightsInMemoryAndNotWithIntegers) {
+  FATHOM_GOLDEN_OR_SKIP(directory, "bf16-tiny");
+  const uint64_t bytes = 4 * slot_bytes(directory);
+  const auto mapped = open_model(directory, ComputeMode::bf16);
+  const auto held = open_stored(directory, ComputeMode::bf16, bytes, WeightStorage::memory);
+  ThreadTeam team(2);
+  TraceOptions options;
+  options.mtp = true;
+  const std::vector<int32_t> prompt = random_prompt(20, mapped->config.vocab_size, 8);
+  expect_same_bits(trace_forward(*held, prompt, options, team), trace_forward(*mapped, prompt, options, team));
+  for (WeightStorage storage : {WeightStorage::int8, WeightStorage::int4}) {
+    FATHOM_EXPECT_ERROR(open_stored(directory, ComputeMode::bf16, bytes, storage), ErrorKind::bad_input,
+                        "--experts-in-memory", std::string(weight_storage_name(storage)));
+  }
 }
 
 // Cut off while it is in use: a sentence from every pass that needs what is gone, and what is left still works.
@@ -265,7 +291,7 @@ TEST(ExpertStore, AFileThatShrinksIsAnError) {
   synth.config = *model_preset("tiny");
   synth.out = directory.path();
   write_random_checkpoint(synth);
-  const auto model = open_model(directory.path(), ComputeMode::bf16, 2 * slot_bytes(directory.path()));
+  const auto model = open_stored(directory.path(), ComputeMode::bf16, 2 * slot_bytes(directory.path()));
   // The file ends before the last expert of the first MoE layer.
   int64_t layer = 0;
   while (!model->weights.layers[static_cast<size_t>(layer)].moe) ++layer;
