@@ -112,9 +112,9 @@ struct Shape3 {
 };
 
 TEST(Linear, EveryFormatAgreesWithAPlainSum) {
-  const Shape3 shapes[] = {{1, 7, 40, 128, 128},   {3, 130, 200, 128, 128}, {9, 70, 1024, 64, 128},
-                           {4, 33, 300, 32, 32},   {5, 64, 257, 100, 48},   {2, 9, 64, 1, 64},
-                           {6, 20, 384, 128, 192}, {1, 5, 1, 128, 128},     {17, 12, 129, 7, 5}};
+  const Shape3 shapes[] = {{1, 7, 40, 128, 128},  {3, 130, 200, 128, 128}, {9, 70, 1024, 64, 128}, {4, 33, 300, 32, 32},
+                           {5, 64, 257, 100, 48}, {2, 9, 64, 1, 64},       {6, 20, 384, 128, 192}, {1, 5, 1, 128, 128},
+                           {17, 12, 129, 7, 5},   {14, 37, 4210, 32, 64}};
   for (Isa isa : machine_isas()) {
     const IsaGuard guard(isa);
     for (const Shape3& s : shapes) {
@@ -194,7 +194,7 @@ TEST(Linear, BitsDoNotDependOnTheBatch) {
   constexpr int64_t rows = 37;
   for (Isa isa : machine_isas()) {
     const IsaGuard guard(isa);
-    for (int64_t cols : {64, 200, 1536}) {
+    for (int64_t cols : {64, 200, 4210}) {
       const std::vector<float> x = random_activations(T * cols, 3);
       for (DType dtype : {DType::f32, DType::bf16, DType::f16, DType::f8_e4m3}) {
         const TestWeight w = make_weight(dtype, rows, cols, 128, 128, 5);
@@ -207,6 +207,10 @@ TEST(Linear, BitsDoNotDependOnTheBatch) {
           std::vector<float> threaded(static_cast<size_t>(T * rows));
           linear(operand.view(), T, {{&w.weight, threaded.data(), rows}}, team);
           EXPECT_EQ(std::memcmp(together.data(), threaded.data(), together.size() * sizeof(float)), 0);
+          // Five tokens stream the weights, thirteen meet them in blocks.
+          std::vector<float> five(static_cast<size_t>(5 * rows));
+          linear_rows(operand.view(), nullptr, 5, w.weight, 0, rows, five.data(), rows);
+          EXPECT_EQ(std::memcmp(together.data(), five.data(), five.size() * sizeof(float)), 0);
           for (int32_t t = 0; t < T; ++t) {
             std::vector<float> alone(rows);
             linear_rows(operand.view(), &t, 1, w.weight, 0, 5, alone.data(), rows);
@@ -225,6 +229,31 @@ TEST(Linear, BitsDoNotDependOnTheBatch) {
           }
         }
       }
+    }
+  }
+}
+
+// In `bf16` an FP8 checkpoint and its published cast to BF16 are the same model, to the last bit.
+TEST(Linear, Fp8AndItsCastGiveTheSameBits) {
+  constexpr int64_t rows = 40;
+  constexpr int64_t cols = 2304;
+  const TestWeight fp8 = make_weight(DType::f8_e4m3, rows, cols, 32, 128, 5);
+  std::vector<uint16_t> values;
+  for (double value : fp8.cast) values.push_back(f32_to_bf16(static_cast<float>(value)));
+  const Weight cast = dense_weight(DType::bf16, values.data(), rows, cols, cols);
+  for (Isa isa : machine_isas()) {
+    const IsaGuard guard(isa);
+    for (int64_t T : {1, 3, 20}) {
+      const std::vector<float> x = random_activations(T * cols, 3);
+      std::vector<float> y[2];
+      for (const Weight* weight : {&fp8.weight, &cast}) {
+        Operand operand;
+        operand.prepare(x.data(), T, cols, cols, *weight, OperandRounding::bf16, nullptr);
+        std::vector<float>& out = y[weight == &cast];
+        out.resize(static_cast<size_t>(T * rows));
+        linear_rows(operand.view(), nullptr, T, *weight, 0, rows, out.data(), rows);
+      }
+      EXPECT_EQ(std::memcmp(y[0].data(), y[1].data(), y[0].size() * sizeof(float)), 0) << isa_name(isa) << " T " << T;
     }
   }
 }
