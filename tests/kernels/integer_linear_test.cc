@@ -14,17 +14,10 @@
 #include "kernels/linear.h"
 #include "kernels/quantize.h"
 #include "support/isa_guard.h"
+#include "support/isa_list.h"
 
 namespace fathom {
 namespace {
-
-std::vector<Isa> machine_isas() {
-  std::vector<Isa> isas;
-  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
-    if (isa <= machine_isa()) isas.push_back(isa);
-  }
-  return isas;
-}
 
 std::vector<IntegerFormat> all_formats() {
   std::vector<IntegerFormat> formats;
@@ -119,7 +112,7 @@ struct Shape {
 };
 
 TEST(IntegerLinear, Int8OperandsAgreeWithAPlainSum) {
-  for (Isa isa : machine_isas()) {
+  for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     for (const Shape& s : {Shape{1, 37, 300}, Shape{3, 16, 128}, Shape{13, 70, 1024}, Shape{2, 5, 7}}) {
       const std::vector<float> x = random_values(s.T * s.cols, 7);
@@ -137,7 +130,7 @@ TEST(IntegerLinear, Int8OperandsAgreeWithAPlainSum) {
 }
 
 TEST(IntegerLinear, FloatOperandsAgreeWithAPlainSum) {
-  for (Isa isa : machine_isas()) {
+  for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     for (const Shape& s : {Shape{1, 37, 300}, Shape{35, 16, 128}, Shape{5, 70, 1024}, Shape{2, 5, 7}}) {
       const std::vector<float> x = random_values(s.T * s.cols, 7);
@@ -177,7 +170,7 @@ TEST(IntegerLinear, BitsAreThoseOfThePortableKernel) {
         operand.prepare(x.data(), T, cols, cols, w.weight, OperandRounding::int8, nullptr);
         linear_rows(operand.view(), nullptr, T, w.weight, 0, rows, expected.data(), rows);
       }
-      for (Isa isa : machine_isas()) {
+      for (Isa isa : isas_here()) {
         SCOPED_TRACE(fmt::format("{} K={} {}", isa_name(isa), cols, describe(format)));
         const IsaGuard guard(isa);
         Operand operand;
@@ -234,7 +227,7 @@ TEST(IntegerLinear, ExtremeCodesAreExact) {
       const std::vector<float> x(K, static_cast<float>(127 * sign));
       const int value = format.bits == 8 ? code : code & 15;
       const int actual_zero = format.zero_point ? (format.bits == 8 ? zero : zero & 15) : 1 << (format.bits - 1);
-      for (Isa isa : machine_isas()) {
+      for (Isa isa : isas_here()) {
         // Both nibbles hold the same only if they are equal: 0x80 does not.
         if (format.bits == 4 && code == 0x80) continue;
         const IsaGuard guard(isa);
@@ -256,7 +249,7 @@ TEST(IntegerLinear, FloatOperandsGiveARowTheSameBitsInAnyCompany) {
   constexpr int64_t rows = 50;
   constexpr int64_t cols = 300;
   const std::vector<float> x = random_values(T * cols, 3);
-  for (Isa isa : machine_isas()) {
+  for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     for (const IntegerFormat& format : all_formats()) {
       const TestPanels w = random_panels(format, rows, cols, 5);
@@ -299,7 +292,7 @@ TEST(IntegerLinear, FloatWeightsOnTheFlyAreThePackedOnes) {
       for (int64_t T : {1, 5, 20}) {
         const std::vector<float> x = random_values(T * cols, 13);
         std::vector<float> expected;
-        for (Isa isa : machine_isas()) {
+        for (Isa isa : isas_here()) {
           const IsaGuard guard(isa);
           Operand operand;
           operand.prepare(x.data(), T, cols, cols, from, OperandRounding::int8, nullptr);
@@ -326,7 +319,7 @@ TEST(IntegerLinear, ActivationsRoundToTheNearestCode) {
   x[0] = 127;
   for (int k = 1; k < 128; ++k) x[static_cast<size_t>(k)] = static_cast<float>(k % 60) - 29.5f;
   const Weight w = dense_weight(DType::f32, x.data(), 1, K, K);
-  for (Isa isa : machine_isas()) {
+  for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     Operand operand;
     operand.prepare(x.data(), 1, K, K, w, OperandRounding::int8, nullptr);
@@ -362,7 +355,7 @@ TEST(IntegerLinear, WhatIsNotFiniteReachesTheResult) {
     panels.reserve(integer_weight_bytes(format, 32, K));
     pack_integer_rows(dense_weight(DType::f32, values.data(), 32, K, K), 0, 32, format, panels.as<std::byte>());
     const Weight w = integer_weight(format, panels.as<std::byte>(), 32, K);
-    for (Isa isa : machine_isas()) {
+    for (Isa isa : isas_here()) {
       const IsaGuard guard(isa);
       for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                         -std::numeric_limits<float>::infinity()}) {

@@ -14,17 +14,10 @@
 #include "base/number_formats.h"
 #include "kernels/quantize.h"
 #include "support/isa_guard.h"
+#include "support/isa_list.h"
 
 namespace fathom {
 namespace {
-
-std::vector<Isa> machine_isas() {
-  std::vector<Isa> isas;
-  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
-    if (isa <= machine_isa()) isas.push_back(isa);
-  }
-  return isas;
-}
 
 std::vector<IntegerFormat> all_formats() {
   std::vector<IntegerFormat> formats;
@@ -97,7 +90,7 @@ TEST(IntegerWeight, PackingKeepsEveryValueWithinHalfAStep) {
   struct Shape {
     int64_t rows, cols, begin, end;
   };
-  for (Isa isa : machine_isas()) {
+  for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     for (const Shape& s : {Shape{37, 300, 0, 37}, Shape{16, 128, 0, 16}, Shape{40, 200, 16, 33}, Shape{3, 5, 0, 3}}) {
       for (DType dtype : {DType::f32, DType::bf16, DType::f16, DType::f8_e4m3}) {
@@ -155,7 +148,7 @@ TEST(IntegerWeight, WholeStepsComeBackExactly) {
       values[static_cast<size_t>(i)] = 0.125f * static_cast<float>(code);
     }
     const Weight from = dense_weight(DType::f32, values.data(), rows, cols, cols);
-    for (Isa isa : machine_isas()) {
+    for (Isa isa : isas_here()) {
       const IsaGuard guard(isa);
       Buffer panels;
       panels.reserve(integer_weight_bytes(format, rows, cols));
@@ -204,7 +197,7 @@ TEST(IntegerWeight, EveryInstructionSetWritesTheSameBytes) {
               fmt::format("{} [{}, {}] blocks of {} to {}", dtype_name(dtype), rows, cols, block, describe(format)));
           const size_t bytes = integer_weight_bytes(format, rows - 3, cols);
           std::vector<std::byte> expected;
-          for (Isa isa : machine_isas()) {
+          for (Isa isa : isas_here()) {
             const IsaGuard guard(isa);
             Buffer panels;
             panels.reserve(bytes + 64);
@@ -228,7 +221,7 @@ TEST(IntegerWeight, EveryInstructionSetWritesTheSameBytes) {
 TEST(IntegerWeight, GroupsOfZerosAreZero) {
   const std::vector<float> values(16 * 160, 0.0f);
   const Weight from = dense_weight(DType::f32, values.data(), 16, 160, 160);
-  for (Isa isa : machine_isas()) {
+  for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     for (const IntegerFormat& format : all_formats()) {
       Buffer panels;

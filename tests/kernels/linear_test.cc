@@ -15,17 +15,10 @@
 #include "kernels/quantize.h"
 #include "support/golden.h"
 #include "support/isa_guard.h"
+#include "support/isa_list.h"
 
 namespace fathom {
 namespace {
-
-std::vector<Isa> machine_isas() {
-  std::vector<Isa> isas;
-  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
-    if (isa <= machine_isa()) isas.push_back(isa);
-  }
-  return isas;
-}
 
 // A random matrix in some storage, with the values that it stands for.
 struct TestWeight {
@@ -115,7 +108,7 @@ TEST(Linear, EveryFormatAgreesWithAPlainSum) {
   const Shape3 shapes[] = {{1, 7, 40, 128, 128},  {3, 130, 200, 128, 128}, {9, 70, 1024, 64, 128}, {4, 33, 300, 32, 32},
                            {5, 64, 257, 100, 48}, {2, 9, 64, 1, 64},       {6, 20, 384, 128, 192}, {1, 5, 1, 128, 128},
                            {17, 12, 129, 7, 5},   {14, 37, 4210, 32, 64}};
-  for (Isa isa : machine_isas()) {
+  for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     for (const Shape3& s : shapes) {
       const std::vector<float> x = random_activations(s.T * s.cols, 7);
@@ -154,7 +147,7 @@ TEST(Linear, EveryFormatAgreesWithAPlainSum) {
 TEST(Linear, TransposedProductAgreesWithAPlainSum) {
   const Shape3 shapes[] = {
       {1, 7, 40, 128, 128}, {5, 130, 200, 128, 128}, {4, 33, 300, 32, 48}, {2, 3, 1, 128, 128}, {6, 9, 64, 4, 5}};
-  for (Isa isa : machine_isas()) {
+  for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     for (const Shape3& s : shapes) {
       for (DType dtype : {DType::f32, DType::bf16, DType::f16, DType::f8_e4m3}) {
@@ -192,7 +185,7 @@ TEST(Linear, TransposedProductAgreesWithAPlainSum) {
 TEST(Linear, BitsDoNotDependOnTheBatch) {
   constexpr int64_t T = 13;
   constexpr int64_t rows = 37;
-  for (Isa isa : machine_isas()) {
+  for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     for (int64_t cols : {64, 200, 4210}) {
       const std::vector<float> x = random_activations(T * cols, 3);
@@ -241,7 +234,7 @@ TEST(Linear, Fp8AndItsCastGiveTheSameBits) {
   std::vector<uint16_t> values;
   for (double value : fp8.cast) values.push_back(f32_to_bf16(static_cast<float>(value)));
   const Weight cast = dense_weight(DType::bf16, values.data(), rows, cols, cols);
-  for (Isa isa : machine_isas()) {
+  for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     for (int64_t T : {1, 3, 20}) {
       const std::vector<float> x = random_activations(T * cols, 3);
@@ -266,7 +259,7 @@ TEST(Linear, EveryCodeIsDecodedExactly) {
   Weight w = dense_weight(DType::f8_e4m3, codes.data(), 1, 256, 256);
   w.scale_inv = scales;
   w.block_rows = w.block_cols = 128;
-  for (Isa isa : machine_isas()) {
+  for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     for (OperandRounding rounding : {OperandRounding::none, OperandRounding::bf16}) {
       // NaN codes would reach every product: they are tried apart.
@@ -359,7 +352,7 @@ TEST(GoldenQuantKernels, BlockScaledProducts) {
   const std::string directory = golden_dir("quant-kernels");
   if (directory.empty()) GTEST_SKIP() << "no golden data for quant-kernels (../shared is not there)";
   const SafetensorsFile file(directory + "/expected.safetensors");
-  for (Isa isa : machine_isas()) {
+  for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     int products = 0;
     for (int i = 0; file.find(fmt::format("gemm.{}.a", i)) != nullptr; ++i, ++products) {
@@ -413,7 +406,7 @@ TEST(GoldenQuantKernels, W8a8ProductsOfACheckpoint) {
                          "model.layers.0.mlp.down_proj",
                          "model.layers.2.mlp.shared_experts.gate_proj",
                          "model.layers.2.mlp.shared_experts.down_proj"};
-  for (Isa isa : machine_isas()) {
+  for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     for (int i = 0; i < 7; ++i) {
       const std::string name = std::string(names[i]) + ".weight";

@@ -4,6 +4,7 @@
 #include "kernels/cpu/bf16_product_avx512.h"
 #include "kernels/cpu/linear_generic.h"
 #include "kernels/cpu/linear_kernels.h"
+#include "kernels/cpu/vectors.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -13,36 +14,9 @@
 namespace fathom {
 namespace {
 
-struct Avx512Vec {
-  static constexpr int width = 16;
+struct Avx512Vec : Avx512Vector {
   static constexpr int max_tokens = 4;
-  using F = __m512;
-
-  static __mmask16 mask(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
-  static F zero() { return _mm512_setzero_ps(); }
-  static F set1(float a) { return _mm512_set1_ps(a); }
-  static F load(const float* p) { return _mm512_loadu_ps(p); }
-  static F load_n(const float* p, int n) { return _mm512_maskz_loadu_ps(mask(n), p); }
-  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
-  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static float sum(F a) { return _mm512_reduce_add_ps(a); }
-  static F round_bf16(F a) {
-    const __m512i bits = _mm512_castps_si512(a);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    const F finite = _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
-    return _mm512_mask_mov_ps(finite, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
-  }
-  static void store(float* p, F a) { _mm512_storeu_ps(p, a); }
-  static void store_n(float* p, F a, int n) { _mm512_mask_storeu_ps(p, mask(n), a); }
-
-  static F from_bf16(__m256i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16)); }
-  static F load_bf16(const uint16_t* p) { return from_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-  static F load_bf16_n(const uint16_t* p, int n) { return from_bf16(_mm256_maskz_loadu_epi16(mask(n), p)); }
-  static F load_f16(const uint16_t* p) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  }
-  static F load_f16_n(const uint16_t* p, int n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask(n), p)); }
 
   // As in the AVX2 file: magnitude bits in the float32 fields, exponent rebased
   // by 2^120.
