@@ -6,6 +6,7 @@
 #include "base/number_formats.h"
 #include "kernels/cpu/integer_kernels.h"
 #include "kernels/cpu/linear_kernels.h"
+#include "kernels/norm.h"
 #include "kernels/quantize.h"
 
 namespace fathom {
@@ -87,7 +88,6 @@ void Operand::prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, co
 }
 
 void Operand::prepare_row(const float* x, int64_t K, int64_t t) {
-  const LinearKernels& kernels = linear_kernels();
   auto* wide = data_.as<float>() + t * stride_;
   auto* narrow = data_.as<uint16_t>() + t * stride_;
   if (form_ == OperandForm::int8) {
@@ -107,7 +107,7 @@ void Operand::prepare_row(const float* x, int64_t K, int64_t t) {
                           scales_.as<float>() + t * scale_stride_ + begin / kActivationGroup);
       for (int64_t k = 0; k < n; ++k) values[k] = e4m3_to_f32(codes[k]);
       if (form_ == OperandForm::bf16) {
-        kernels.to_bf16(values, n, narrow + begin);
+        convert_f32_to_bf16(values, n, narrow + begin);
       } else {
         std::copy(values, values + n, wide + begin);
       }
@@ -118,7 +118,7 @@ void Operand::prepare_row(const float* x, int64_t K, int64_t t) {
   }
   switch (form_) {
     case OperandForm::bf16:
-      kernels.to_bf16(x, K, narrow);
+      convert_f32_to_bf16(x, K, narrow);
       std::fill(narrow + K, narrow + stride_, uint16_t{0});
       break;
     case OperandForm::f32:

@@ -53,7 +53,7 @@ TEST(Bench, TheTableHasARowForEach) {
 
 TEST(Bench, MistakesAreASentence) {
   const std::string model = random_checkpoint();
-  const std::vector<std::pair<std::vector<std::string>, std::string>> mistakes = {
+  const std::vector<Mistake> mistakes = {
       {{"--model", model, "--batch", "0"}, "--batch"},
       {{"--model", model, "--batch", "1,two"}, "\"two\""},
       {{"--model", model, "--batch", "1,,2"}, "--batch"},
@@ -67,15 +67,7 @@ TEST(Bench, MistakesAreASentence) {
       {{"--no-kernels", "--only", "router"}, "--kernels"},
       {{"--threads", "many"}, "--threads"},
   };
-  for (const auto& [arguments, part] : mistakes) {
-    std::vector<std::string> all = {"bench"};
-    all.insert(all.end(), arguments.begin(), arguments.end());
-    const FathomRun run = run_fathom(all);
-    EXPECT_EQ(run.exit_code, 2) << part;
-    EXPECT_TRUE(run.err.starts_with("fathom: ")) << run.err;
-    EXPECT_NE(run.err.find(part), std::string::npos) << run.err;
-    EXPECT_EQ(run.out, "");
-  }
+  expect_refused("bench", mistakes);
 }
 
 }  // namespace

@@ -63,7 +63,7 @@ TEST(Compare, MistakesAreASentence) {
   write_text(files.file("empty"), " \n");
   write_text(files.file("bad"), "1 2 three");
   write_text(files.file("large"), "1 2 999999");
-  const std::vector<std::pair<std::vector<std::string>, std::string>> mistakes = {
+  const std::vector<Mistake> mistakes = {
       {{}, "--a"},
       {{"--a", model}, "--text"},
       {{"--a", model, "--text", files.file("text"), "--ids", files.file("bad")}, "exactly one"},
@@ -75,15 +75,7 @@ TEST(Compare, MistakesAreASentence) {
       {{"--a", model, "--text", files.file("text"), "--context", "5000"}, "max_position_embeddings"},
       {{"--a", model, "--b", "/nonexistent", "--text", files.file("text")}, "/nonexistent"},
   };
-  for (const auto& [arguments, part] : mistakes) {
-    std::vector<std::string> all = {"compare"};
-    all.insert(all.end(), arguments.begin(), arguments.end());
-    const FathomRun run = run_fathom(all);
-    EXPECT_EQ(run.exit_code, 2) << part;
-    EXPECT_TRUE(run.err.starts_with("fathom: ")) << run.err;
-    EXPECT_NE(run.err.find(part), std::string::npos) << run.err;
-    EXPECT_EQ(run.out, "");
-  }
+  expect_refused("compare", mistakes);
 }
 
 }  // namespace

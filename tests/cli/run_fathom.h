@@ -18,6 +18,15 @@ struct FathomRun {
 FathomRun run_fathom(const std::vector<std::string>& arguments, const std::string& input = {},
                      int interrupt_after_ms = -1);
 
+/// Arguments behind a command's name, and what the sentence about them must contain.
+struct Mistake {
+  std::vector<std::string> arguments;
+  std::string part;
+};
+
+/// Expects that the command refuses each mistake: exit code 2, one sentence with the part, nothing on the output.
+void expect_refused(const std::string& command, const std::vector<Mistake>& mistakes);
+
 /// A small random checkpoint with a tokenizer, made by `fathom synth` once per test process.
 const std::string& random_checkpoint();
 

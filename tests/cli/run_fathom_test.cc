@@ -66,6 +66,18 @@ const std::string& random_checkpoint() {
   return path;
 }
 
+void expect_refused(const std::string& command, const std::vector<Mistake>& mistakes) {
+  for (const auto& [arguments, part] : mistakes) {
+    std::vector<std::string> all = {command};
+    all.insert(all.end(), arguments.begin(), arguments.end());
+    const FathomRun run = run_fathom(all);
+    EXPECT_EQ(run.exit_code, 2) << part;
+    EXPECT_TRUE(run.err.starts_with("fathom: ")) << run.err;
+    EXPECT_NE(run.err.find(part), std::string::npos) << run.err;
+    EXPECT_EQ(run.out, "");
+  }
+}
+
 namespace {
 
 TEST(RunFathom, SeesWhatTheProgramDoes) {

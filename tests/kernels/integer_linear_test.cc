@@ -13,25 +13,12 @@
 #include "kernels/integer_weight.h"
 #include "kernels/linear.h"
 #include "kernels/quantize.h"
+#include "support/integer_formats.h"
 #include "support/isa_guard.h"
 #include "support/isa_list.h"
 
 namespace fathom {
 namespace {
-
-std::vector<IntegerFormat> all_formats() {
-  std::vector<IntegerFormat> formats;
-  for (int bits : {8, 4}) {
-    for (int64_t group : {128, 32}) {
-      for (bool zero_point : {false, true}) formats.push_back({bits, group, zero_point});
-    }
-  }
-  return formats;
-}
-
-std::string describe(const IntegerFormat& f) {
-  return fmt::format("{} bits, group {}, {}", f.bits, f.group, f.zero_point ? "zero point" : "symmetric");
-}
 
 std::vector<float> random_values(int64_t count, uint32_t seed) {
   std::mt19937 random(seed);

@@ -13,25 +13,12 @@
 #include "base/buffer.h"
 #include "base/number_formats.h"
 #include "kernels/quantize.h"
+#include "support/integer_formats.h"
 #include "support/isa_guard.h"
 #include "support/isa_list.h"
 
 namespace fathom {
 namespace {
-
-std::vector<IntegerFormat> all_formats() {
-  std::vector<IntegerFormat> formats;
-  for (int bits : {8, 4}) {
-    for (int64_t group : {128, 32}) {
-      for (bool zero_point : {false, true}) formats.push_back({bits, group, zero_point});
-    }
-  }
-  return formats;
-}
-
-std::string describe(const IntegerFormat& f) {
-  return fmt::format("{} bits, group {}, {}", f.bits, f.group, f.zero_point ? "zero point" : "symmetric");
-}
 
 // A float weight in some storage with the values that it stands for; magnitudes differ from column to column, some
 // groups are all zero, positive or negative.

@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/integer_generic.h"
 #include "kernels/cpu/integer_tiles.h"
+#include "kernels/cpu/vectors.h"
 
 namespace fathom {
 namespace {
@@ -19,19 +20,7 @@ int32_t load_word(const int8_t* p) {
   return word;
 }
 
-struct Avx2Vec {
-  static constexpr int width = 8;
-  using F = __m256;
-  static F set1(float a) { return _mm256_set1_ps(a); }
-  static F load(const float* p) { return _mm256_loadu_ps(p); }
-  static void store(float* p, F a) { _mm256_storeu_ps(p, a); }
-  static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
-  static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
-  static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
-  static F bf16(const uint16_t* p) {
-    const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
-  }
+struct Avx2Vec : Avx2Vector {
   static __m256i words_from_bytes(const uint8_t* p) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
   }
@@ -88,7 +77,7 @@ struct Avx2Tiles {
       for (int64_t k = begin; k < begin + group; k += 32) add_columns<bits, R, T, streamed>(xs, k, codes, sum);
       for (int h = 0; h < H; ++h) {
         const uint8_t* own = panel + static_cast<size_t>(h / 2) * spacing;
-        const __m256 w_scale = Avx2Vec::bf16(reinterpret_cast<const uint16_t*>(own) + g * kPanelRows + h % 2 * 8);
+        const __m256 w_scale = Avx2Vec::load_bf16(reinterpret_cast<const uint16_t*>(own) + g * kPanelRows + h % 2 * 8);
         for (int t = 0; t < T; ++t) {
           const __m256 scale = _mm256_mul_ps(w_scale, _mm256_set1_ps(tokens.scales[t][begin / 128]));
           float* total = totals + (h / 2 * T + t) * kPanelRows + h % 2 * 8;

@@ -43,7 +43,7 @@ struct Avx512Vec {
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-  FATHOM_INLINED static F bf16(const uint16_t* p) {
+  FATHOM_INLINED static F load_bf16(const uint16_t* p) {
     return from_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   static F from_bytes(const uint8_t* p) {
@@ -144,7 +144,7 @@ struct Avx512Tiles {
       asm("" : "+r"(totals));
       unrolled<R>([&](auto r) FATHOM_INLINED {
         const auto* scales = reinterpret_cast<const uint16_t*>(panel + r * spacing);
-        const __m512 w_scale = Avx512Vec::bf16(scales + g * kPanelRows);
+        const __m512 w_scale = Avx512Vec::load_bf16(scales + g * kPanelRows);
         unrolled<T>([&](auto t) FATHOM_INLINED {
           constexpr int i = r * T + t;
           if constexpr (split) sum[i] = _mm512_add_epi32(sum[i], more[i]);

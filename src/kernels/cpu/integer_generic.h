@@ -191,7 +191,7 @@ void unpack_group(const uint8_t* panel, const PanelLayout& layout, const Weight&
   const uint8_t* zeros = panel + layout.zeros + g * kPanelRows;
   const uint8_t* codes = panel + layout.codes + static_cast<size_t>(g) * layout.group_codes;
   for (int j = 0; j < kPanel; j += width) {
-    const typename V::F scale = V::bf16(scales + j);
+    const typename V::F scale = V::load_bf16(scales + j);
     const typename V::F zero = w.zero_point ? V::from_bytes(zeros + j) : V::set1(w.bits == 8 ? 128.0f : 8.0f);
     const uint8_t* p = codes + 4 * j;
     const int nibbles = 8 / w.bits;

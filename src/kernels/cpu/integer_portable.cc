@@ -1,39 +1,10 @@
 #include "kernels/cpu/integer_generic.h"
+#include "kernels/cpu/vectors.h"
 
 namespace fathom {
 namespace {
 
-// A "register" of 8 floats that any compiler can turn into what the machine has.
-struct PortableVec {
-  static constexpr int width = 8;
-  struct F {
-    float v[width];
-  };
-  template <class Function>
-  static F make(Function function) {
-    F out;
-    for (int i = 0; i < width; ++i) out.v[i] = function(i);
-    return out;
-  }
-  static F set1(float a) {
-    return make([a](int) { return a; });
-  }
-  static F load(const float* p) {
-    return make([p](int i) { return p[i]; });
-  }
-  static void store(float* p, F a) { std::copy(a.v, a.v + width, p); }
-  static F mul(F a, F b) {
-    return make([&](int i) { return a.v[i] * b.v[i]; });
-  }
-  static F sub(F a, F b) {
-    return make([&](int i) { return a.v[i] - b.v[i]; });
-  }
-  static F fma(F a, F b, F c) {
-    return make([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
-  }
-  static F bf16(const uint16_t* p) {
-    return make([p](int i) { return bf16_to_f32(p[i]); });
-  }
+struct PortableVec : PortableVector {
   static F from_bytes(const uint8_t* p) {
     return make([p](int i) { return static_cast<float>(p[i]); });
   }

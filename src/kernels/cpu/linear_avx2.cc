@@ -41,7 +41,7 @@ OperandForm operand_form(const Weight&, OperandRounding) {
 
 const LinearKernels& linear_kernels_avx2() {
   static const LinearKernels kernels = {linear_rows_generic<Avx2Vec>, linear_transposed_rows_generic<Avx2Vec>,
-                                        operand_form, nullptr};
+                                        operand_form};
   return kernels;
 }
 

@@ -148,19 +148,10 @@ OperandForm operand_form(const Weight& w, OperandRounding rounding) {
   return OperandForm::f32;
 }
 
-void to_bf16(const float* x, int64_t K, uint16_t* out) {
-  for (int64_t k = 0; k < K; k += 16) {
-    const int n = static_cast<int>(std::min<int64_t>(16, K - k));
-    const __m256bh v = _mm512_cvtneps_pbh(Avx512Vec::load_n(x + k, n));
-    _mm256_mask_storeu_epi16(out + k, Avx512Vec::mask(n), reinterpret_cast<__m256i>(v));
-  }
-}
-
 }  // namespace
 
 const LinearKernels& linear_kernels_avx512() {
-  static const LinearKernels kernels = {linear_rows_avx512, linear_transposed_rows_generic<Avx512Vec>, operand_form,
-                                        to_bf16};
+  static const LinearKernels kernels = {linear_rows_avx512, linear_transposed_rows_generic<Avx512Vec>, operand_form};
   return kernels;
 }
 

@@ -14,8 +14,6 @@ struct LinearKernels {
                                  int64_t row_end, bool cast_bf16, bool accumulate, float* y, int64_t y_stride);
   /// The form in which this set's `linear_rows` reads activations for a weight.
   OperandForm (*operand_form)(const Weight& weight, OperandRounding rounding);
-  /// f32 → BF16 in natural order, K elements.
-  void (*to_bf16)(const float* x, int64_t K, uint16_t* out);
 };
 
 const LinearKernels& linear_kernels_portable();

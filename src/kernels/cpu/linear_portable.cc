@@ -23,7 +23,7 @@ OperandForm operand_form(const Weight&, OperandRounding) {
 
 const LinearKernels& linear_kernels_portable() {
   static const LinearKernels kernels = {linear_rows_generic<PortableVec>, linear_transposed_rows_generic<PortableVec>,
-                                        operand_form, nullptr};
+                                        operand_form};
   return kernels;
 }
 
