@@ -48,6 +48,10 @@ Weight dense_weight(DType dtype, const void* data, int64_t rows, int64_t cols, i
   return weight;
 }
 
+OperandForm operand_form_for(const Weight& weight, OperandRounding rounding) {
+  return rounding == OperandRounding::int8 ? OperandForm::int8 : linear_kernels().operand_form(weight, rounding);
+}
+
 bool same_operand_form(const Weight& a, const Weight& b, OperandRounding rounding) {
   if (rounding == OperandRounding::int8) return true;
   const LinearKernels& kernels = linear_kernels();
@@ -67,7 +71,7 @@ OperandView Operand::view(int64_t first_row) const {
 }
 
 void Operand::prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, const Weight& weight,
-                      OperandRounding rounding, ThreadTeam* team) {
+                      OperandRounding rounding, ThreadTeam* team, float least_amax) {
   const bool fp8_rounding = rounding == OperandRounding::fp8 || rounding == OperandRounding::fp8_ue8m0;
   rounding_ = fp8_rounding && weight.dtype != DType::f8_e4m3 ? OperandRounding::none : rounding;
   const bool int8 = rounding == OperandRounding::int8;
@@ -79,7 +83,7 @@ void Operand::prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, co
   data_.reserve(static_cast<size_t>(T * stride_) * element_bytes(form_));
   if (int8) sums_.reserve(static_cast<size_t>(T * 5 * scale_stride_) * sizeof(int32_t));
   if (has_scales_) scales_.reserve(static_cast<size_t>(T * scale_stride_) * sizeof(float));
-  const auto row = [&](int64_t t, int) { prepare_row(x + t * x_stride, K, t); };
+  const auto row = [&](int64_t t, int) { prepare_row(x + t * x_stride, K, t, least_amax); };
   if (team != nullptr && T > 1) {
     team->parallel_for(T, row);
   } else {
@@ -87,7 +91,7 @@ void Operand::prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, co
   }
 }
 
-void Operand::prepare_row(const float* x, int64_t K, int64_t t) {
+void Operand::prepare_row(const float* x, int64_t K, int64_t t, float least_amax) {
   auto* wide = data_.as<float>() + t * stride_;
   auto* narrow = data_.as<uint16_t>() + t * stride_;
   if (form_ == OperandForm::int8) {
@@ -104,7 +108,7 @@ void Operand::prepare_row(const float* x, int64_t K, int64_t t) {
     for (int64_t begin = 0; begin < K; begin += kPiece) {
       const int64_t n = std::min(kPiece, K - begin);
       quantize_activation(x + begin, n, rounding_ == OperandRounding::fp8_ue8m0, codes,
-                          scales_.as<float>() + t * scale_stride_ + begin / kActivationGroup);
+                          scales_.as<float>() + t * scale_stride_ + begin / kActivationGroup, least_amax);
       for (int64_t k = 0; k < n; ++k) values[k] = e4m3_to_f32(codes[k]);
       if (form_ == OperandForm::bf16) {
         convert_f32_to_bf16(values, n, narrow + begin);

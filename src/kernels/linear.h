@@ -6,6 +6,7 @@
 #include "base/buffer.h"
 #include "base/dtype.h"
 #include "base/thread_team.h"
+#include "kernels/quantize.h"
 
 namespace fathom {
 
@@ -76,13 +77,14 @@ class Operand {
  public:
   /// Prepares x [T, K] f32 (rows `x_stride` apart) for `weight`-like matrices: the type and the block shape decide the
   /// form. `fp8` rounding falls back to `none` for weights that are not FP8. `team` may be null (then on this thread).
+  /// `least_amax` is the floor of FP8 scales (see quantize.h).
   void prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, const Weight& weight, OperandRounding rounding,
-               ThreadTeam* team);
+               ThreadTeam* team, float least_amax = kLeastActivationAmax);
 
   OperandView view(int64_t first_row = 0) const;
 
  private:
-  void prepare_row(const float* x, int64_t K, int64_t t);
+  void prepare_row(const float* x, int64_t K, int64_t t, float least_amax);
 
   OperandForm form_ = OperandForm::f32;
   OperandRounding rounding_ = OperandRounding::none;
@@ -93,6 +95,9 @@ class Operand {
   Buffer scales_;
   Buffer sums_;
 };
+
+/// The form in which `linear_rows` reads activations for `weight`, on the active instruction set.
+OperandForm operand_form_for(const Weight& weight, OperandRounding rounding);
 
 /// An operand prepared for `a` also serves `b`.
 bool same_operand_form(const Weight& a, const Weight& b, OperandRounding rounding);

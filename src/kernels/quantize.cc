@@ -8,23 +8,22 @@
 namespace fathom {
 namespace {
 
-// Below this the scale stays put, so that a group of zeros does not divide by zero.
-constexpr float kLeastAmax = 1e-4f;
 constexpr float kGreatestE4m3 = 448.0f;
 
-float scale_of(float amax, bool ue8m0) {
-  const float scale = std::max(amax, kLeastAmax) / kGreatestE4m3;
+// Below `least` the scale stays put, so that a group of zeros does not divide by zero.
+float scale_of(float amax, float least, bool ue8m0) {
+  const float scale = std::max(amax, least) / kGreatestE4m3;
   return ue8m0 ? next_power_of_two(scale) : scale;
 }
 
 }  // namespace
 
-void quantize_activation(const float* x, int64_t K, bool ue8m0, uint8_t* codes, float* scales) {
+void quantize_activation(const float* x, int64_t K, bool ue8m0, uint8_t* codes, float* scales, float least_amax) {
   for (int64_t begin = 0; begin < K; begin += kActivationGroup) {
     const int64_t end = std::min(K, begin + kActivationGroup);
     float amax = 0;
     for (int64_t k = begin; k < end; ++k) amax = std::max(amax, std::fabs(x[k]));
-    const float scale = scale_of(amax, ue8m0);
+    const float scale = scale_of(amax, least_amax, ue8m0);
     scales[begin / kActivationGroup] = scale;
     for (int64_t k = begin; k < end; ++k) codes[k] = f32_to_e4m3(x[k] / scale);
   }
@@ -40,7 +39,7 @@ void quantize_weight(const float* w, int64_t rows, int64_t cols, int64_t block_r
       for (int64_t r = r0; r < r1; ++r) {
         for (int64_t c = c0; c < c1; ++c) amax = std::max(amax, std::fabs(w[r * cols + c]));
       }
-      const float scale = scale_of(amax, ue8m0);
+      const float scale = scale_of(amax, kLeastActivationAmax, ue8m0);
       *scale_inv++ = scale;
       for (int64_t r = r0; r < r1; ++r) {
         for (int64_t c = c0; c < c1; ++c) codes[r * cols + c] = f32_to_e4m3(w[r * cols + c] / scale);

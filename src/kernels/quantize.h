@@ -6,12 +6,18 @@ namespace fathom {
 /// Columns of an activation that share a scale (the "1×128" of the report).
 constexpr int64_t kActivationGroup = 128;
 
-/// Quantises one token's activations to E4M3: per 128 channels, scale = max(amax, 1e-4) / 448 (raised to a power of two
-/// if `ue8m0`), code = e4m3(x / scale), with IEEE float32 division.
+/// Least amax of an activation's scale, as the official demo has it.
+constexpr float kLeastActivationAmax = 1e-4f;
+/// The same for gradients, which are small: the report names no floor.
+constexpr float kLeastGradientAmax = 1e-30f;
+
+/// Quantises one token's activations to E4M3: per 128 channels, scale = max(amax, least_amax) / 448 (raised to a power
+/// of two if `ue8m0`), code = e4m3(x / scale), with IEEE float32 division.
 ///
 /// Shapes:  x [K] f32; codes [K]; scales [ceil(K / 128)].
 /// Source:  `act_quant` of the official demo (inference/kernel.py); report §3.3.2.
-void quantize_activation(const float* x, int64_t K, bool ue8m0, uint8_t* codes, float* scales);
+void quantize_activation(const float* x, int64_t K, bool ue8m0, uint8_t* codes, float* scales,
+                         float least_amax = kLeastActivationAmax);
 
 /// Quantises a matrix to E4M3 in blocks: scale = max(amax, 1e-4) / 448 of each block (cut off at the edges), code =
 /// e4m3(w / scale).

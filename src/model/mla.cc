@@ -57,7 +57,8 @@ void softmax_block(float* scores, int64_t n, float scale, SoftmaxState& state, f
   state.sum += sum;
 }
 
-void project_queries(const LoadedModel& model, const AttentionWeights& w, int64_t T, Workspace& ws, ThreadTeam& team) {
+void project_queries(const LoadedModel& model, const AttentionWeights& w, int64_t T, Workspace& ws, ThreadTeam& team,
+                     LayerTape* tape) {
   const ModelConfig& config = model.config;
   const Dims d(config);
   const int64_t hidden = config.hidden_size;
@@ -74,8 +75,10 @@ void project_queries(const LoadedModel& model, const AttentionWeights& w, int64_
     ws.operand.prepare(x, T, hidden, hidden, w.kv_a_proj_with_mqa, rounding, &team);
     linear(ws.operand.view(), T, {{&w.kv_a_proj_with_mqa, kv, d.width}}, team);
   }
+  if (tape != nullptr) tape->kv_latent.put_rows(kv, T, team);
   if (config.q_lora_rank) {
     const int64_t rank = *config.q_lora_rank;
+    if (tape != nullptr) tape->q_latent.put_rows(first_out, T, team);
     team.parallel_for(T, [&](int64_t t, int) {
       rms_norm(first_out + t * rank, rank, w.q_a_layernorm, static_cast<float>(config.rms_norm_eps),
                first_out + t * rank);
@@ -285,18 +288,21 @@ AttentionForm choose_attention(const ModelConfig& config, int64_t new_tokens, in
   return absorbed <= expanded ? AttentionForm::absorbed : AttentionForm::expanded;
 }
 
-void latent_attention(const LoadedModel& model, int64_t layer, const Batch& batch, Workspace& ws, ThreadTeam& team) {
+void latent_attention(const LoadedModel& model, int64_t layer, const Batch& batch, Workspace& ws, ThreadTeam& team,
+                      LayerTape* tape) {
   const Dims d(model.config);
   const AttentionWeights& w = model.weights.layers[static_cast<size_t>(layer)].attention;
   const auto T = static_cast<int64_t>(batch.tokens.size());
-  project_queries(model, w, T, ws, team);
+  project_queries(model, w, T, ws, team, tape);
   append_latents(model, layer, w, batch, ws, team);
+  if (tape != nullptr) tape->q.put_rows(ws.q.as<float>(), T, team);
 
   if (model.cache_dtype() == DType::bf16) {
     attend_bf16(model, layer, w.kv_b_proj, batch, ws, team);
   } else {
     attend_f32(model, layer, w.kv_b_proj, batch, ws, team);
   }
+  if (tape != nullptr) tape->attended.put_rows(ws.attended.as<float>(), T, team);
   ws.operand.prepare(ws.attended.as<float>(), T, d.H * d.v, d.H * d.v, w.o_proj, model.linear_rounding(), &team);
   linear(ws.operand.view(), T, {{&w.o_proj, ws.branch.as<float>(), model.config.hidden_size}}, team);
 }

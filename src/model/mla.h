@@ -8,6 +8,6 @@ namespace fathom {
 ///
 /// Source: DeepSeek-V3 report §2.1.1, eq. 1–11; absorbed form as in the official demo's `MLA.forward`.
 void latent_attention(const LoadedModel& model, int64_t layer, const Batch& batch, Workspace& workspace,
-                      ThreadTeam& team);
+                      ThreadTeam& team, LayerTape* tape = nullptr);
 
 }  // namespace fathom

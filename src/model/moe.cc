@@ -41,6 +41,12 @@ void up_half(const std::vector<Job>& jobs, Workspace& ws, ThreadTeam& team) {
       linear_rows(job.x, tokens, count, job.mlp->gate_proj, begin, end, gate, n);
       if (end < size) prefetch_rows(job.mlp->gate_proj, end, std::min(end + step, size));
       linear_rows(job.x, tokens, count, job.mlp->up_proj, begin, end, up, n);
+      if (job.tape != nullptr) {
+        for (int64_t t = 0; t < count; ++t) {
+          job.tape->gate.put(job.tape_row + t0 + t, begin, gate + t * n, n);
+          job.tape->up.put(job.tape_row + t0 + t, begin, up + t * n, n);
+        }
+      }
       for (int64_t t = 0; t < count; ++t) swiglu(gate + t * n, up + t * n, n, job.inner + (t0 + t) * size + begin);
     }
   });
@@ -114,6 +120,16 @@ void route(const LoadedModel& model, int64_t layer, const MoeWeights& moe, int64
         "NaN or infinity.",
         layer, bad_token.load());
   }
+}
+
+void keep_route(const ModelConfig& config, int64_t T, const Workspace& ws, LayerTape& tape, ThreadTeam& team) {
+  const int64_t TK = T * config.num_experts_per_tok;
+  tape.score.put_rows(ws.router_score.as<float>(), T, team);
+  tape.index.assign(ws.router_index.as<int32_t>(), ws.router_index.as<int32_t>() + TK);
+  tape.weight.assign(ws.router_weight.as<float>(), ws.router_weight.as<float>() + TK);
+  tape.expert_begin = ws.expert_begin;
+  tape.slot_token.assign(ws.slot_token.begin(), ws.slot_token.begin() + TK);
+  tape.slot_weight.assign(ws.slot_weight.begin(), ws.slot_weight.begin() + TK);
 }
 
 // The batch's activations in the forms of the first and of the last job's weights: two operands if the shared experts
@@ -298,19 +314,22 @@ void run_from_store(const LoadedModel& model, int64_t layer, const MoeWeights& m
 
 }  // namespace
 
-void dense_feed_forward(const LoadedModel& model, const MlpWeights& mlp, int64_t T, Workspace& ws, ThreadTeam& team) {
+void dense_feed_forward(const LoadedModel& model, const MlpWeights& mlp, int64_t T, Workspace& ws, ThreadTeam& team,
+                        LayerTape* tape) {
   const Inputs inputs = prepare_inputs(model, mlp, mlp, T, ws, team);
   ws.jobs.assign(1, Job{&mlp, ws.all_tokens.data(), nullptr, T, inputs.last, ws.inner.as<float>(), {}});
+  if (tape != nullptr) ws.jobs.back().tape = &tape->always;
   run_up(model, ws.jobs, ws, team);
   down_half(ws.jobs, T, model.config.hidden_size, ws.branch.as<float>(), ws, team);
 }
 
 void mixture_of_experts(const LoadedModel& model, int64_t layer, const MoeWeights& moe, int64_t T, Workspace& ws,
-                        ThreadTeam& team) {
+                        ThreadTeam& team, LayerTape* tape) {
   const ModelConfig& config = model.config;
   const int64_t inner = config.moe_intermediate_size;
   route(model, layer, moe, T, ws, team);
   sort_by_expert(T, config.n_routed_experts, config.num_experts_per_tok, ws);
+  if (tape != nullptr) keep_route(config, T, ws, *tape, team);
   if (model.experts) {
     run_from_store(model, layer, moe, T, ws, team);
     return;
@@ -322,8 +341,14 @@ void mixture_of_experts(const LoadedModel& model, int64_t layer, const MoeWeight
     if (ws.expert_begin[e] == ws.expert_begin[e + 1]) continue;
     float* own_inner = ws.inner.as<float>() + ws.expert_begin[e] * inner;
     ws.jobs.push_back(routed_job(moe.experts[e], e, inputs.first, own_inner, ws));
+    if (tape == nullptr) continue;
+    ws.jobs.back().tape = &tape->routed;
+    ws.jobs.back().tape_row = ws.expert_begin[e];
   }
-  if (moe.shared_experts) ws.jobs.push_back(shared_job(model, *moe.shared_experts, T, inputs.last, ws));
+  if (moe.shared_experts) {
+    ws.jobs.push_back(shared_job(model, *moe.shared_experts, T, inputs.last, ws));
+    if (tape != nullptr) ws.jobs.back().tape = &tape->always;
+  }
   run_up(model, ws.jobs, ws, team);
   down_half(ws.jobs, T, config.hidden_size, ws.branch.as<float>(), ws, team);
 }

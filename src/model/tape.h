@@ -5,6 +5,8 @@
 
 #include "base/buffer.h"
 #include "base/dtype.h"
+#include "base/thread_team.h"
+#include "formats/model_config.h"
 #include "kernels/norm.h"
 
 namespace fathom {
@@ -32,14 +34,19 @@ struct KeptRows {
       std::copy(values, values + n, reinterpret_cast<float*>(row(r)) + first);
     }
   }
-  /// The whole of row r as float32.
-  void get(int64_t r, float* values) const {
+  /// Keeps the first `rows` rows, [rows, cols] f32.
+  void put_rows(const float* values, int64_t rows, ThreadTeam& team) {
+    team.parallel_for(rows, [&](int64_t r, int) { put(r, 0, values + r * cols, cols); });
+  }
+  /// n values of row r from column `first` on, as float32.
+  void get(int64_t r, int64_t first, float* values, int64_t n) const {
     if (dtype == DType::bf16) {
-      convert_bf16_to_f32(reinterpret_cast<const uint16_t*>(row(r)), cols, values);
+      convert_bf16_to_f32(reinterpret_cast<const uint16_t*>(row(r)) + first, n, values);
     } else {
-      std::copy_n(reinterpret_cast<const float*>(row(r)), cols, values);
+      std::copy_n(reinterpret_cast<const float*>(row(r)) + first, n, values);
     }
   }
+  const float* f32_row(int64_t r) const { return reinterpret_cast<const float*>(row(r)); }
 };
 
 /// The two halves of a SwiGLU before they meet.
@@ -74,5 +81,11 @@ struct Tape {
   DType dtype = DType::f32;  ///< of what only meets products: BF16 where those round to BF16
   std::vector<LayerTape> layers;
 };
+
+/// Takes the memory of one layer's tape for passes of T tokens; keeps what is large enough.
+void reserve_layer_tape(const ModelConfig& config, int64_t layer, int64_t T, DType dtype, LayerTape& tape);
+
+/// Bytes of the tapes of all layers for T tokens (the router's few integers aside).
+uint64_t tape_bytes(const ModelConfig& config, int64_t T, DType dtype);
 
 }  // namespace fathom

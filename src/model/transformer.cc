@@ -50,21 +50,23 @@ void normalise(const float* x, const TensorView& gain, const LoadedModel& model,
 
 // x = x + Attn(norm(x)); x = x + FFN(norm(x)), on workspace.hidden.
 void transformer_layer(const LoadedModel& model, int64_t layer, const Batch& batch, Workspace& ws, ThreadTeam& team,
-                       ForwardProbe* probe) {
+                       ForwardProbe* probe, LayerTape* tape) {
   const LayerWeights& weights = model.weights.layers[static_cast<size_t>(layer)];
   const auto T = static_cast<int64_t>(batch.tokens.size());
   const int64_t hidden = model.config.hidden_size;
   auto* x = ws.hidden.as<float>();
 
+  if (tape != nullptr) tape->input.put_rows(x, T, team);
   normalise(x, weights.input_layernorm, model, T, ws.normed.as<float>(), team);
-  latent_attention(model, layer, batch, ws, team);
+  latent_attention(model, layer, batch, ws, team, tape);
   add(x, ws.branch.as<float>(), T, hidden, team);
+  if (tape != nullptr) tape->middle.put_rows(x, T, team);
 
   normalise(x, weights.post_attention_layernorm, model, T, ws.normed.as<float>(), team);
   if (weights.moe) {
-    mixture_of_experts(model, layer, *weights.moe, T, ws, team);
+    mixture_of_experts(model, layer, *weights.moe, T, ws, team, tape);
   } else {
-    dense_feed_forward(model, *weights.mlp, T, ws, team);
+    dense_feed_forward(model, *weights.mlp, T, ws, team, tape);
   }
   add(x, ws.branch.as<float>(), T, hidden, team);
 
@@ -85,6 +87,16 @@ void compute_angles(const LoadedModel& model, const Batch& batch, Workspace& ws)
       rope_angles(model.rope, span.position + i, ws.cos_sin.as<float>() + (span.first + i) * d);
     }
   }
+}
+
+// The tape of a layer whose pass over T tokens begins; null without a tape.
+LayerTape* begin_layer(const LoadedModel& model, int64_t layer, int64_t T, Tape* tape) {
+  if (tape == nullptr) return nullptr;
+  tape->layers.resize(static_cast<size_t>(model.config.total_layers()));
+  LayerTape& kept = tape->layers[static_cast<size_t>(layer)];
+  reserve_layer_tape(model.config, layer, T, tape->dtype, kept);
+  kept.tokens = T;
+  return &kept;
 }
 
 }  // namespace
@@ -181,7 +193,8 @@ void check_tokens(const ModelConfig& config, std::span<const int32_t> tokens) {
   }
 }
 
-void forward(const LoadedModel& model, const Batch& batch, Workspace& ws, ThreadTeam& team, ForwardProbe* probe) {
+void forward(const LoadedModel& model, const Batch& batch, Workspace& ws, ThreadTeam& team, ForwardProbe* probe,
+             Tape* tape) {
   const auto T = static_cast<int64_t>(batch.tokens.size());
   const int64_t hidden = model.config.hidden_size;
   auto* x = ws.hidden.as<float>();
@@ -191,13 +204,15 @@ void forward(const LoadedModel& model, const Batch& batch, Workspace& ws, Thread
   if (probe != nullptr) probe->values(-1, "embedding", x, T, hidden);
   compute_angles(model, batch, ws);
   for (int64_t layer = 0; layer < model.config.num_hidden_layers; ++layer) {
-    transformer_layer(model, layer, batch, ws, team, probe);
+    LayerTape* kept = begin_layer(model, layer, T, tape);
+    transformer_layer(model, layer, batch, ws, team, probe, kept);
+    if (kept != nullptr && layer + 1 == model.config.num_hidden_layers) kept->output.put_rows(x, T, team);
   }
   normalise(x, model.weights.norm, model, T, ws.normed.as<float>(), team);
 }
 
 void mtp_forward(const LoadedModel& model, int64_t depth, const Batch& batch, const float* previous_hidden,
-                 Workspace& ws, ThreadTeam& team, ForwardProbe* probe) {
+                 Workspace& ws, ThreadTeam& team, ForwardProbe* probe, Tape* tape) {
   const int64_t layer = model.config.num_hidden_layers + depth;
   const MtpWeights& mtp = *model.weights.layers[static_cast<size_t>(layer)].mtp;
   const auto T = static_cast<int64_t>(batch.tokens.size());
@@ -214,7 +229,10 @@ void mtp_forward(const LoadedModel& model, int64_t depth, const Batch& batch, co
   ws.operand.prepare(input, T, 2 * hidden, 2 * hidden, mtp.eh_proj, model.head_rounding(mtp.eh_proj), &team);
   linear(ws.operand.view(), T, {{&mtp.eh_proj, ws.hidden.as<float>(), hidden}}, team);
   compute_angles(model, batch, ws);
-  transformer_layer(model, layer, batch, ws, team, probe);
+  LayerTape* kept = begin_layer(model, layer, T, tape);
+  if (kept != nullptr) kept->previous.put_rows(previous_hidden, T, team);
+  transformer_layer(model, layer, batch, ws, team, probe, kept);
+  if (kept != nullptr) kept->output.put_rows(ws.hidden.as<float>(), T, team);
   normalise(ws.hidden.as<float>(), mtp.shared_head_norm, model, T, ws.normed.as<float>(), team);
 }
 

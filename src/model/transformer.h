@@ -13,6 +13,7 @@
 #include "model/expert_store.h"
 #include "model/latent_cache.h"
 #include "model/rope.h"
+#include "model/tape.h"
 #include "model/weight_storage.h"
 #include "model/weights.h"
 
@@ -140,9 +141,11 @@ struct Workspace {
     const int32_t* tokens;  ///< [count] rows of the batch
     const float* weights;   ///< [count] factors of the outputs; null for 1
     int64_t count;
-    OperandView x;           ///< the batch's activations in the form of gate_proj and up_proj
-    float* inner;            ///< [count, inner size] activations between up and down
-    OperandView inner_view;  ///< the same, prepared for down_proj
+    OperandView x;            ///< the batch's activations in the form of gate_proj and up_proj
+    float* inner;             ///< [count, inner size] activations between up and down
+    OperandView inner_view;   ///< the same, prepared for down_proj
+    MlpTape* tape = nullptr;  ///< keeps both halves of the activations for a backward, from row `tape_row` on
+    int64_t tape_row = 0;
   };
   std::vector<FeedForwardJob> jobs;
   std::vector<int64_t> item_begin;    ///< [jobs + 1] work items of each job
@@ -156,16 +159,17 @@ struct Workspace {
 
 /// Runs the main layers over a batch: appends to the caches, leaves the hidden state after the final norm in
 /// `workspace.normed` [T, hidden]. `failure` if a router's logits are not numbers (names layer and token). Token ids
-/// are within the vocabulary: the caller has checked.
+/// are within the vocabulary: the caller has checked. With a `tape` each layer also leaves there what its backward
+/// needs; the results are the same bits.
 void forward(const LoadedModel& model, const Batch& batch, Workspace& workspace, ThreadTeam& team,
-             ForwardProbe* probe = nullptr);
+             ForwardProbe* probe = nullptr, Tape* tape = nullptr);
 
 /// Runs MTP layer `depth` (0 = the first): position i combines the embedding of `batch.tokens[i]` (the token after
 /// position i) with `previous_hidden` row i (the state after the final norm, or after the previous depth's
 /// shared_head.norm). Leaves the state after shared_head.norm in `workspace.normed`. Source: report §2.2; the order of
 /// the halves and the normed state as the released weights need them (spec §1.7).
 void mtp_forward(const LoadedModel& model, int64_t depth, const Batch& batch, const float* previous_hidden,
-                 Workspace& workspace, ThreadTeam& team, ForwardProbe* probe = nullptr);
+                 Workspace& workspace, ThreadTeam& team, ForwardProbe* probe = nullptr, Tape* tape = nullptr);
 
 /// What `forward` expects of its caller: `bad_input` if there are no tokens or an id is outside the vocabulary.
 void check_tokens(const ModelConfig& config, std::span<const int32_t> tokens);

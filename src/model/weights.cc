@@ -14,12 +14,13 @@ namespace {
 
 class Loader {
  public:
-  Loader(const Checkpoint& checkpoint, bool aligned, bool experts_apart)
-      : checkpoint_(checkpoint), config_(checkpoint.config()), aligned_(aligned), experts_apart_(experts_apart) {}
+  Loader(const TensorSource& source, const ModelConfig& config, const Checkpoint* checkpoint, bool aligned,
+         bool experts_apart)
+      : source_(source), config_(config), checkpoint_(checkpoint), aligned_(aligned), experts_apart_(experts_apart) {}
 
   ModelWeights load() {
     if (config_.n_routed_experts > kGreatestExpertCount) {
-      throw_bad_input("{}: n_routed_experts is {}; Fathom routes among at most {}.", checkpoint_.directory(),
+      throw_bad_input("{}: n_routed_experts is {}; Fathom routes among at most {}.", source_.name,
                       config_.n_routed_experts, kGreatestExpertCount);
     }
     weights_.embed_tokens = matrix("model.embed_tokens.weight", config_.vocab_size, config_.hidden_size);
@@ -30,8 +31,8 @@ class Loader {
       weights_.layers.push_back(layer(i));
       // A few kilobytes of scales were converted and a page of the file beside each was mapped: over all experts of a
       // large model these are gigabytes.
-      if (!aligned_) {
-        for (const auto& file : checkpoint_.files()) file->release();
+      if (checkpoint_ != nullptr && !aligned_) {
+        for (const auto& file : checkpoint_->files()) file->release();
       }
     }
     return std::move(weights_);
@@ -39,9 +40,9 @@ class Loader {
 
  private:
   TensorView shaped(const std::string& name, const Shape& shape) {
-    TensorView view = checkpoint_.tensor(name);
+    TensorView view = source_.tensor(name);
     if (view.shape != shape) {
-      throw_bad_input("{}: tensor {} has shape {}; config.json calls for {}.", checkpoint_.directory(), name,
+      throw_bad_input("{}: tensor {} has shape {}; config.json calls for {}.", source_.name, name,
                       shape_text(view.shape), shape_text(shape));
     }
     return view;
@@ -60,7 +61,7 @@ class Loader {
   TensorView aligned_if_asked(TensorView view) { return aligned_ ? aligned(std::move(view)) : view; }
 
   [[noreturn]] void refuse_type(const std::string& name, DType dtype, std::string_view expected) {
-    throw_bad_input("{}: tensor {} is {}; expected {}.", checkpoint_.directory(), name, dtype_name(dtype), expected);
+    throw_bad_input("{}: tensor {} is {}; expected {}.", source_.name, name, dtype_name(dtype), expected);
   }
 
   TensorView unquantized(const std::string& name, const Shape& shape) {
@@ -93,7 +94,7 @@ class Loader {
     }
     if (!config_.fp8) {
       throw_bad_input("{}: tensor {} is F8_E4M3, but config.json has no quantization_config.weight_block_size.",
-                      checkpoint_.directory(), name);
+                      source_.name, name);
     }
     result.block_rows = config_.fp8->block_rows;
     result.block_cols = config_.fp8->block_cols;
@@ -180,7 +181,7 @@ class Loader {
           last.down_proj.dtype != first.down_proj.dtype) {
         throw_bad_input(
             "{}: {}experts.{} is stored in another format than expert 0; one layer's experts must share theirs.",
-            checkpoint_.directory(), prefix, e);
+            source_.name, prefix, e);
       }
     }
     describe_only_ = false;
@@ -192,12 +193,12 @@ class Loader {
 
   MtpWeights mtp(const std::string& prefix) {
     const int64_t hidden = config_.hidden_size;
-    if (!checkpoint_.has(prefix + "eh_proj.weight")) {
+    if (!source_.has(prefix + "eh_proj.weight")) {
       throw_bad_input(
           "{}: config.json says num_nextn_predict_layers is {}, but the files hold no {}eh_proj.weight; where the MTP "
           "layer "
           "was left out, set it to 0.",
-          checkpoint_.directory(), config_.num_nextn_predict_layers, prefix);
+          source_.name, config_.num_nextn_predict_layers, prefix);
     }
     MtpWeights result;
     result.enorm = gain(prefix + "enorm.weight", hidden);
@@ -207,13 +208,14 @@ class Loader {
     const std::string embedding = prefix + "embed_tokens.weight";
     const std::string head = prefix + "shared_head.head.weight";
     result.embed_tokens =
-        checkpoint_.has(embedding) ? matrix(embedding, config_.vocab_size, hidden) : weights_.embed_tokens;
-    result.shared_head = checkpoint_.has(head) ? weight(head, config_.vocab_size, hidden) : weights_.lm_head;
+        source_.has(embedding) ? matrix(embedding, config_.vocab_size, hidden) : weights_.embed_tokens;
+    result.shared_head = source_.has(head) ? weight(head, config_.vocab_size, hidden) : weights_.lm_head;
     return result;
   }
 
-  const Checkpoint& checkpoint_;
+  const TensorSource& source_;
   const ModelConfig& config_;
+  const Checkpoint* checkpoint_;  // whose files are let go meanwhile; may be null
   const bool aligned_;
   const bool experts_apart_;
   bool describe_only_ = false;  // the current tensors are checked, and not used
@@ -223,7 +225,13 @@ class Loader {
 }  // namespace
 
 ModelWeights load_weights(const Checkpoint& checkpoint, bool aligned, bool experts_apart) {
-  return Loader(checkpoint, aligned, experts_apart).load();
+  const TensorSource source = {checkpoint.directory(), [&](const std::string& name) { return checkpoint.has(name); },
+                               [&](const std::string& name) { return checkpoint.tensor(name); }};
+  return Loader(source, checkpoint.config(), &checkpoint, aligned, experts_apart).load();
+}
+
+ModelWeights bind_weights(const ModelConfig& config, const TensorSource& source) {
+  return Loader(source, config, nullptr, true, false).load();
 }
 
 }  // namespace fathom

@@ -1,6 +1,8 @@
 #pragma once
+#include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "base/buffer.h"
@@ -65,6 +67,16 @@ struct ModelWeights {
   std::vector<Buffer> copies;
   HugeBuffer memory;  ///< the weights that are held in memory; empty if all are mapped
 };
+
+/// Where weights are looked up by the names of the hub: a checkpoint, or the buffers of a trainer.
+struct TensorSource {
+  std::string name;  ///< for sentences
+  std::function<bool(const std::string&)> has;
+  std::function<TensorView(const std::string&)> tensor;  ///< throws if there is none
+};
+
+/// Looks every tensor of the config up in `source`; the views must outlive the result. `bad_input`: see load_weights.
+ModelWeights bind_weights(const ModelConfig& config, const TensorSource& source);
 
 /// Looks every tensor of the config up. `bad_input` names a tensor that is missing, has another shape than the config
 /// says, or a type that cannot be computed with. Reads no data but the correction biases and scales that are not

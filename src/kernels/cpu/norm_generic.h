@@ -28,8 +28,9 @@ inline void with_f32_vectors(DType dtype, const void* data, Use use) {
   }
 }
 
+// 1 / sqrt(mean(x²) + eps)
 template <class V>
-void rms_norm_generic(const float* x, int64_t n, const TensorView& gain, float eps, float* y) {
+float rms_factor_of(const float* x, int64_t n, float eps) {
   // 32 sums in float64, value i into sum i mod 32, then pairwise: products of two float32 are exact in float64, so the
   // order alone decides, and every instruction set gives the same bits.
   double sums[32] = {};
@@ -39,7 +40,12 @@ void rms_norm_generic(const float* x, int64_t n, const TensorView& gain, float e
   for (int half = 16; half > 0; half /= 2) {
     for (int lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
   }
-  const auto inverse = V::set1(static_cast<float>(1.0 / std::sqrt(sums[0] / static_cast<double>(n) + eps)));
+  return static_cast<float>(1.0 / std::sqrt(sums[0] / static_cast<double>(n) + eps));
+}
+
+template <class V>
+void rms_norm_generic(const float* x, int64_t n, const TensorView& gain, float eps, float* y) {
+  const auto inverse = V::set1(rms_factor_of<V>(x, n, eps));
   with_f32_vectors<V>(gain.dtype, gain.data, [&](auto load, auto load_n) {
     int64_t k = 0;
     for (; k + V::width <= n; k += V::width) V::store(y + k, V::mul(V::mul(V::load(x + k), inverse), load(k)));

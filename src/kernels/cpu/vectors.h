@@ -4,14 +4,15 @@
 // compiled for AVX-512 must never be the one that the linker keeps for another set.
 //
 // A vector type V has: width; F (the register); zero, set1, load, load_n (first n, rest 0), store, store_n, load_bf16,
-// load_f16 and their _n; add, sub, mul, div, max (the second where one is not a number), fma(a, b, c) = a · b + c;
-// round_bf16, and round_bf16_quiet for what arithmetic made (what is not a number is quiet already); nearest (to a
+// load_f16 and their _n; add, sub, mul, div, sqrt, max (the second where one is not a number), fma(a, b, c) = a · b +
+// c; round_bf16, and round_bf16_quiet for what arithmetic made (what is not a number is quiet already); nearest (to a
 // whole number); scale(a, k) = a · 2^k for whole k in [−150, 129]; less_mask(i, n, a, b): a where lane i of the counts
 // n is greater than i, else b; store_bf16, store_bf16_n (rounded to nearest even); rotated (pairs turned, as
 // rotate_pairs of norm.h).
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdint>
 
 #include "base/number_formats.h"
@@ -76,6 +77,9 @@ struct PortableVector {
   }
   static F div(F a, F b) {
     return make([&](int i) { return a.v[i] / b.v[i]; });
+  }
+  static F sqrt(F a) {
+    return make([&](int i) { return std::sqrt(a.v[i]); });
   }
   static F max(F a, F b) {
     return make([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
@@ -156,6 +160,7 @@ struct Avx2Vector {
   static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static F div(F a, F b) { return _mm256_div_ps(a, b); }
+  static F sqrt(F a) { return _mm256_sqrt_ps(a); }
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static F round_bf16(F a) {
@@ -223,6 +228,7 @@ struct Avx512Vector {
   static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F div(F a, F b) { return _mm512_div_ps(a, b); }
+  static F sqrt(F a) { return _mm512_sqrt_ps(a); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static F round_bf16(F a) {

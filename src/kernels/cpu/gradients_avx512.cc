@@ -1,0 +1,14 @@
+#include "kernels/cpu/gradient_generic.h"
+
+namespace fathom {
+
+const GradientKernels& gradient_kernels_avx512() {
+#if defined(__AVX512F__)
+  static const GradientKernels kernels = make_gradient_kernels<Avx512Vector>();
+  return kernels;
+#else
+  return gradient_kernels_portable();
+#endif
+}
+
+}  // namespace fathom

@@ -1,0 +1,233 @@
+#include "train/products.h"
+
+#include <algorithm>
+
+#include "base/number_formats.h"
+#include "kernels/gradients.h"
+#include "kernels/norm.h"
+#include "kernels/quantize.h"
+
+namespace fathom {
+namespace {
+
+// Tokens of a tile of an input gradient that is added to what is there.
+constexpr int64_t kTokenBlock = 96;
+// Tile of a weight gradient. Its left side passes in runs of 96 rows (see bf16_product_avx512.cc).
+constexpr int64_t kTileRows = 192;
+constexpr int64_t kTileCols = 128;
+// Columns of a matrix that an item turns around.
+constexpr int64_t kTurnCols = 64;
+
+int64_t padded(int64_t n) {
+  return (n + 63) / 64 * 64;
+}
+
+int64_t groups(int64_t n) {
+  return (n + kActivationGroup - 1) / kActivationGroup;
+}
+
+DType weight_type(ProductForm form) {
+  if (form == ProductForm::fp8) return DType::f8_e4m3;
+  return form == ProductForm::bf16 ? DType::bf16 : DType::f32;
+}
+
+OperandRounding rounding_of(ProductForm form) {
+  if (form == ProductForm::fp8) return OperandRounding::fp8;
+  return form == ProductForm::bf16 ? OperandRounding::bf16 : OperandRounding::none;
+}
+
+// A matrix of token rows turned around: [cols, tokens], as the left or the right side of a product.
+struct Slab {
+  const TokenRows* rows;
+  int64_t tokens;
+  ProductForm form;
+  bool left;
+  bool wide;         // elements are float32
+  int64_t bytes;     // of an element
+  size_t at = 0;     // bytes into the slabs
+  size_t scale = 0;  // floats into the scales
+
+  int64_t stride() const { return padded(tokens); }
+  size_t size() const { return static_cast<size_t>(rows->cols * stride() * bytes + 63) / 64 * 64; }
+};
+
+Slab make_slab(const TokenRows& rows, int64_t tokens, ProductForm form, bool left) {
+  Slab slab{&rows, tokens, form, left, false, 0};
+  if (left) {
+    Weight like = dense_weight(weight_type(form), nullptr, 1, tokens, tokens);
+    like.block_rows = 1;
+    like.block_cols = kActivationGroup;
+    slab.wide = operand_form_for(like, rounding_of(form)) == OperandForm::f32;
+    slab.bytes = slab.wide ? 4 : 2;
+  } else {
+    slab.wide = form == ProductForm::f32;
+    slab.bytes = static_cast<int64_t>(dtype_bytes(weight_type(form)));
+  }
+  return slab;
+}
+
+bool same_slab(const Slab& a, const Slab& b) {
+  return a.rows->data == b.rows->data && a.rows->index == b.rows->index && a.rows->cols == b.rows->cols &&
+         a.tokens == b.tokens && a.form == b.form && a.left == b.left;
+}
+
+// One row of a slab to E4M3: codes on the right, their values on the left.
+void quantize_row(const Slab& slab, const float* values, int64_t c, std::byte* out, float* scales,
+                  std::vector<uint8_t>& codes) {
+  codes.resize(static_cast<size_t>(slab.tokens));
+  quantize_activation(values, slab.tokens, false, codes.data(), scales + c * groups(slab.tokens), kLeastGradientAmax);
+  if (!slab.left) {
+    std::copy(codes.begin(), codes.end(), reinterpret_cast<uint8_t*>(out) + c * slab.stride());
+    return;
+  }
+  for (int64_t t = 0; t < slab.stride(); ++t) {
+    const float value = t < slab.tokens ? e4m3_to_f32(codes[static_cast<size_t>(t)]) : 0.0f;
+    if (slab.wide) {
+      reinterpret_cast<float*>(out)[c * slab.stride() + t] = value;
+    } else {
+      reinterpret_cast<uint16_t*>(out)[c * slab.stride() + t] = f32_to_bf16(value);
+    }
+  }
+}
+
+void turn_piece(const Slab& slab, int64_t c_begin, int64_t c_end, ProductWorkspace& ws, Buffer& scratch) {
+  const TokenRows& rows = *slab.rows;
+  const std::byte* from =
+      static_cast<const std::byte*>(rows.data) + static_cast<size_t>(c_begin) * dtype_bytes(rows.dtype);
+  std::byte* out = ws.slabs.as<std::byte>() + slab.at;
+  const int64_t stride = slab.stride();
+  if (slab.form != ProductForm::fp8) {
+    const TurnedForm bf16 = slab.wide ? TurnedForm::f32_rounded : TurnedForm::bf16;
+    turn(rows.dtype, from, rows.stride, rows.index, slab.tokens, c_end - c_begin,
+         slab.form == ProductForm::f32 ? TurnedForm::f32 : bf16, out + c_begin * stride * slab.bytes, stride, stride);
+    return;
+  }
+  scratch.reserve(static_cast<size_t>(kTurnCols * stride) * sizeof(float));
+  turn(rows.dtype, from, rows.stride, rows.index, slab.tokens, c_end - c_begin, TurnedForm::f32, scratch.as<float>(),
+       stride, stride);
+  std::vector<uint8_t> codes;
+  for (int64_t c = c_begin; c < c_end; ++c) {
+    quantize_row(slab, scratch.as<float>() + (c - c_begin) * stride, c, out, ws.slab_scales.as<float>() + slab.scale,
+                 codes);
+  }
+}
+
+OperandView left_view(const Slab& slab, const ProductWorkspace& ws, int64_t row) {
+  OperandView view;
+  view.form = slab.wide ? OperandForm::f32 : OperandForm::bf16;
+  view.rounding = rounding_of(slab.form);
+  view.stride = slab.stride();
+  view.data = ws.slabs.as<std::byte>() + slab.at + row * view.stride * slab.bytes;
+  if (slab.form == ProductForm::fp8) {
+    view.scale_stride = groups(slab.tokens);
+    view.scales = ws.slab_scales.as<float>() + slab.scale + row * view.scale_stride;
+  }
+  return view;
+}
+
+Weight right_view(const Slab& slab, const ProductWorkspace& ws) {
+  Weight weight = dense_weight(weight_type(slab.form), ws.slabs.as<std::byte>() + slab.at, slab.rows->cols, slab.tokens,
+                               slab.stride());
+  if (slab.form == ProductForm::fp8) {
+    weight.block_rows = 1;
+    weight.block_cols = kActivationGroup;
+    weight.scale_inv = ws.slab_scales.as<float>() + slab.scale;
+  }
+  return weight;
+}
+
+}  // namespace
+
+void linear_input_gradient(const float* dy, int64_t T, const Weight& turned, OperandRounding rounding, bool accumulate,
+                           float* dx, ProductWorkspace& ws, ThreadTeam& team) {
+  const int64_t N = turned.cols;
+  const int64_t K = turned.rows;
+  ws.tiles.resize(static_cast<size_t>(team.size()));
+  ws.operand.prepare(dy, T, N, N, turned, rounding, &team, kLeastGradientAmax);
+  if (!accumulate) {
+    linear(ws.operand.view(), T, {{&turned, dx, K}}, team);
+    return;
+  }
+  const int64_t step = rows_per_item(K, team.size());
+  team.parallel_for((K + step - 1) / step, [&](int64_t item, int thread) {
+    const int64_t begin = item * step;
+    const int64_t end = std::min(begin + step, K);
+    Buffer& tile = ws.tiles[static_cast<size_t>(thread)];
+    tile.reserve(static_cast<size_t>(kTokenBlock * step) * sizeof(float));
+    for (int64_t t0 = 0; t0 < T; t0 += kTokenBlock) {
+      const int64_t count = std::min(kTokenBlock, T - t0);
+      linear_rows(ws.operand.view(t0), nullptr, count, turned, begin, end, tile.as<float>(), end - begin);
+      for (int64_t t = 0; t < count; ++t) {
+        add_scaled(tile.as<float>() + t * (end - begin), 1.0f, end - begin, dx + (t0 + t) * K + begin);
+      }
+    }
+  });
+}
+
+void linear_weight_gradients(std::span<const WeightGradientJob> jobs, ProductWorkspace& ws, ThreadTeam& team) {
+  ws.tiles.resize(static_cast<size_t>(team.size()));
+  // Slabs, each once; the last few are enough to look at: what jobs share lies side by side.
+  constexpr size_t kLookBack = 6;
+  std::vector<Slab> slabs;
+  struct Tiles {
+    const WeightGradientJob* job;
+    size_t left, right;
+    int64_t first, across;
+  };
+  std::vector<Tiles> tiles;
+  size_t bytes = 0;
+  size_t scales = 0;
+  int64_t items = 0;
+  const auto slab_of = [&](const TokenRows& rows, const WeightGradientJob& job, bool left) {
+    Slab slab = make_slab(rows, job.tokens, job.form, left);
+    for (size_t i = slabs.size(); i > 0 && i + kLookBack > slabs.size(); --i) {
+      if (same_slab(slabs[i - 1], slab)) return i - 1;
+    }
+    slab.at = bytes;
+    slab.scale = scales;
+    bytes += slab.size();
+    if (job.form == ProductForm::fp8) scales += static_cast<size_t>(rows.cols * groups(job.tokens));
+    slabs.push_back(slab);
+    return slabs.size() - 1;
+  };
+  for (const WeightGradientJob& job : jobs) {
+    if (job.tokens == 0) continue;
+    const size_t left = slab_of(job.dy, job, true);
+    const size_t right = slab_of(job.x, job, false);
+    const int64_t across = (job.x.cols + kTileCols - 1) / kTileCols;
+    tiles.push_back({&job, left, right, items, across});
+    items += across * ((job.dy.cols + kTileRows - 1) / kTileRows);
+  }
+  ws.slabs.reserve(bytes);
+  ws.slab_scales.reserve(scales * sizeof(float));
+
+  std::vector<std::pair<size_t, int64_t>> pieces;
+  for (size_t i = 0; i < slabs.size(); ++i) {
+    for (int64_t c = 0; c < slabs[i].rows->cols; c += kTurnCols) pieces.emplace_back(i, c);
+  }
+  team.parallel_for(static_cast<int64_t>(pieces.size()), [&](int64_t item, int thread) {
+    const auto [slab, c] = pieces[static_cast<size_t>(item)];
+    turn_piece(slabs[slab], c, std::min(c + kTurnCols, slabs[slab].rows->cols), ws,
+               ws.tiles[static_cast<size_t>(thread)]);
+  });
+
+  team.parallel_for(items, [&](int64_t item, int thread) {
+    const auto after = std::upper_bound(tiles.begin(), tiles.end(), item,
+                                        [](int64_t value, const Tiles& entry) { return value < entry.first; });
+    const Tiles& own = *(after - 1);
+    const WeightGradientJob& job = *own.job;
+    const int64_t n0 = (item - own.first) / own.across * kTileRows;
+    const int64_t k0 = (item - own.first) % own.across * kTileCols;
+    const int64_t rows = std::min(kTileRows, job.dy.cols - n0);
+    const int64_t k1 = std::min(k0 + kTileCols, job.x.cols);
+    Buffer& tile = ws.tiles[static_cast<size_t>(thread)];
+    tile.reserve(static_cast<size_t>(kTileRows * kTileCols) * sizeof(float));
+    linear_rows(left_view(slabs[own.left], ws, n0), nullptr, rows, right_view(slabs[own.right], ws), k0, k1,
+                tile.as<float>(), k1 - k0);
+    for (int64_t n = 0; n < rows; ++n) {
+      add_scaled(tile.as<float>() + n * (k1 - k0), 1.0f, k1 - k0, job.gradient + (n0 + n) * job.x.cols + k0);
+    }
+  });
+}
+
+}  // namespace fathom
