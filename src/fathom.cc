@@ -2,10 +2,10 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "engine/chat_prompt.h"
 #include "engine/generate.h"
 #include "engine/generation_config.h"
 #include "engine/session.h"
+#include "text/chat_prompt.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 

@@ -14,7 +14,7 @@
 #include "cli/line_editor.h"
 #include "cli/lines.h"
 #include "cli/options.h"
-#include "engine/chat_prompt.h"
+#include "text/chat_prompt.h"
 
 namespace fathom {
 

@@ -14,8 +14,8 @@
 #include "cli/lines.h"
 #include "cli/options.h"
 #include "cli/result_file.h"
-#include "engine/chat_prompt.h"
 #include "formats/json.h"
+#include "text/chat_prompt.h"
 
 namespace fathom {
 

@@ -43,6 +43,8 @@ int run(int argc, char** argv) {
   fathom::add_forward_command(app, exit_code);
   fathom::add_inspect_command(app, exit_code);
   fathom::add_tokenize_command(app, exit_code);
+  fathom::add_tokenizer_command(app, exit_code);
+  fathom::add_data_command(app, exit_code);
   fathom::add_synth_command(app, exit_code);
   fathom::add_bench_command(app, exit_code);
   fathom::add_compare_command(app, exit_code);

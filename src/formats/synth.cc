@@ -13,10 +13,12 @@
 #include "base/file.h"
 #include "base/interrupt.h"
 #include "base/number_formats.h"
+#include "base/output_directory.h"
 #include "base/progress.h"
 #include "formats/json.h"
 #include "formats/safetensors.h"
 #include "formats/tensor_table.h"
+#include "formats/tokenizer_json.h"
 
 namespace fathom {
 namespace {
@@ -292,88 +294,7 @@ void write_text_file(const fs::path& path, const std::string& text) {
 
 // ---- The tokenizer ----
 
-// The chat template of DeepSeek-V3 as published in its tokenizer_config.json (MIT licence).
-constexpr const char* kChatTemplate =
-    "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}"
-    "{% set ns = namespace(is_first=false, is_tool=false, is_output_first=true, system_prompt='', is_first_sp=true) %}"
-    "{%- for message in messages %}{%- if message['role'] == 'system' %}{%- if ns.is_first_sp %}"
-    "{% set ns.system_prompt = ns.system_prompt + message['content'] %}{% set ns.is_first_sp = false %}"
-    "{%- else %}{% set ns.system_prompt = ns.system_prompt + '\n\n' + message['content'] %}{%- endif %}"
-    "{%- endif %}{%- endfor %}{{bos_token}}{{ns.system_prompt}}{%- for message in messages %}"
-    "{%- if message['role'] == 'user' %}{%- set ns.is_tool = false -%}{{'<｜User｜>' + message['content']}}"
-    "{%- endif %}{%- if message['role'] == 'assistant' and message['content'] is none %}"
-    "{%- set ns.is_tool = false -%}{%- for tool in message['tool_calls']%}{%- if not ns.is_first %}"
-    "{{'<｜Assistant｜><｜tool▁calls▁begin｜><｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>' + "
-    "tool['function']['name'] + '\n' + '```json' + '\n' + tool['function']['arguments'] + '\n' + '```' + "
-    "'<｜tool▁call▁end｜>'}}"
-    "{%- set ns.is_first = true -%}{%- else %}"
-    "{{'\n' + '<｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>' + tool['function']['name'] + '\n' + '```json' "
-    "+ '\n' + tool['function']['arguments'] + '\n' + '```' + '<｜tool▁call▁end｜>'}}"
-    "{{'<｜tool▁calls▁end｜><｜end▁of▁sentence｜>'}}{%- endif %}{%- endfor %}{%- endif %}"
-    "{%- if message['role'] == 'assistant' and message['content'] is not none %}{%- if ns.is_tool %}"
-    "{{'<｜tool▁outputs▁end｜>' + message['content'] + '<｜end▁of▁sentence｜>'}}"
-    "{%- set ns.is_tool = false -%}{%- else %}"
-    "{{'<｜Assistant｜>' + message['content'] + '<｜end▁of▁sentence｜>'}}{%- endif %}{%- endif %}"
-    "{%- if message['role'] == 'tool' %}{%- set ns.is_tool = true -%}{%- if ns.is_output_first %}"
-    "{{'<｜tool▁outputs▁begin｜><｜tool▁output▁begin｜>' + message['content'] + '<｜tool▁output▁end｜>'}}"
-    "{%- set ns.is_output_first = false %}{%- else %}"
-    "{{'\n<｜tool▁output▁begin｜>' + message['content'] + '<｜tool▁output▁end｜>'}}{%- endif %}"
-    "{%- endif %}{%- endfor -%}{% if ns.is_tool %}{{'<｜tool▁outputs▁end｜>'}}{% endif %}"
-    "{% if add_generation_prompt and not ns.is_tool %}{{'<｜Assistant｜>'}}{% endif %}";
-
-// The three splits of the DeepSeek-V3 tokenizer, one after the other.
-constexpr const char* kDigits = "\\p{N}{1,3}";
-constexpr const char* kIdeographs = "[一-龥\u3040-ゟ゠-ヿ]+";
-constexpr const char* kWords =
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "
-    "?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+";
-
-constexpr const char* kBos = "<｜begin▁of▁sentence｜>";
-constexpr const char* kEos = "<｜end▁of▁sentence｜>";
-constexpr const char* kPad = "<｜▁pad▁｜>";
-
-/// Control tokens behind the bytes, in the order of the published file; <think> and </think> as in R1.
-constexpr std::array kControlTokens = {
-    "<｜fim▁hole｜>",
-    "<｜fim▁begin｜>",
-    "<｜fim▁end｜>",
-    "<｜User｜>",
-    "<｜Assistant｜>",
-    "<|EOT|>",
-    "<｜tool▁calls▁begin｜>",
-    "<｜tool▁calls▁end｜>",
-    "<｜tool▁call▁begin｜>",
-    "<｜tool▁call▁end｜>",
-    "<｜tool▁outputs▁begin｜>",
-    "<｜tool▁outputs▁end｜>",
-    "<｜tool▁output▁begin｜>",
-    "<｜tool▁output▁end｜>",
-    "<｜tool▁sep｜>",
-    "<think>",
-    "</think>",
-};
-
-constexpr int64_t kTokenizerTokens = 3 + 256 + static_cast<int64_t>(kControlTokens.size());
-
-/// The character that stands for a byte in byte-level vocabularies (GPT-2's bytes_to_unicode): printable bytes of
-/// Latin-1 are themselves, the others follow from U+0100.
-std::string byte_character(int byte) {
-  const auto printable = [](int b) {
-    return (b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b <= 0xac) || (b >= 0xae && b <= 0xff);
-  };
-  int code = byte;
-  if (!printable(byte)) {
-    code = 0x100;
-    for (int b = 0; b < byte; ++b) code += printable(b) ? 0 : 1;
-  }
-  if (code < 0x80) return std::string(1, static_cast<char>(code));
-  return {static_cast<char>(0xc0 | (code >> 6)), static_cast<char>(0x80 | (code & 0x3f))};
-}
-
-ordered_json added_token(int64_t id, const std::string& content, bool special, bool normalized) {
-  return ordered_json{{"id", id},        {"content", content},       {"single_word", false}, {"lstrip", false},
-                      {"rstrip", false}, {"normalized", normalized}, {"special", special}};
-}
+constexpr int64_t kTokenizerTokens = 3 + 256 + static_cast<int64_t>(deepseek_control_tokens.size());
 
 /// A byte-level BPE vocabulary without merges: each byte of a text is a token. Ids of bos and eos are the config's; the
 /// others take the lowest free ones.
@@ -391,71 +312,23 @@ ordered_json random_model_tokenizer(const ModelConfig& config) {
   ordered_json added = ordered_json::array();
   const auto add_special = [&](int64_t id, const char* content) {
     vocab[content] = id;
-    added.push_back(added_token(id, content, true, false));
+    added.push_back(added_token_json(id, content, true, false));
   };
-  add_special(bos, kBos);
-  if (eos != bos) add_special(eos, kEos);
-  add_special(next_id(), kPad);
-  for (int byte = 0; byte < 256; ++byte) vocab[byte_character(byte)] = next_id();
-  for (const char* content : kControlTokens) {
-    added.push_back(added_token(next_id(), content, std::string_view(content) == "<|EOT|>", true));
+  add_special(bos, bos_token_text);
+  if (eos != bos) add_special(eos, eos_token_text);
+  add_special(next_id(), pad_token_text);
+  for (int byte = 0; byte < 256; ++byte) vocab[byte_character(static_cast<uint8_t>(byte))] = next_id();
+  for (const char* content : deepseek_control_tokens) {
+    added.push_back(added_token_json(next_id(), content, std::string_view(content) == "<|EOT|>", true));
   }
 
-  const auto split = [](const char* pattern) {
-    return ordered_json{
-        {"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
-  };
-  const auto byte_level = [](bool add_prefix_space, bool trim_offsets, bool use_regex) {
-    return ordered_json{{"type", "ByteLevel"},
-                        {"add_prefix_space", add_prefix_space},
-                        {"trim_offsets", trim_offsets},
-                        {"use_regex", use_regex}};
-  };
-  ordered_json splits =
-      ordered_json::array({split(kDigits), split(kIdeographs), split(kWords), byte_level(false, true, false)});
-  return ordered_json{
-      {"version", "1.0"},
-      {"truncation", nullptr},
-      {"padding", nullptr},
-      {"added_tokens", added},
-      {"normalizer", {{"type", "Sequence"}, {"normalizers", ordered_json::array()}}},
-      {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", splits}}},
-      {"post_processor", byte_level(true, false, true)},
-      {"decoder", byte_level(true, true, true)},
-      {"model",
-       {{"type", "BPE"},
-        {"dropout", nullptr},
-        {"unk_token", nullptr},
-        {"continuing_subword_prefix", nullptr},
-        {"end_of_word_suffix", nullptr},
-        {"fuse_unk", false},
-        {"byte_fallback", false},
-        {"vocab", vocab},
-        {"merges", ordered_json::array()}}},
-  };
+  return byte_level_tokenizer_json(vocab, added, ordered_json::array());
 }
 
 ordered_json random_model_tokenizer_config(const ModelConfig& config) {
   const bool one_token = !config.eos_token_ids.empty() && config.bos_token_id == config.eos_token_ids[0];
-  const auto token = [](const char* content) {
-    return ordered_json{{"__type", "AddedToken"}, {"content", content}, {"lstrip", false},
-                        {"normalized", true},     {"rstrip", false},    {"single_word", false}};
-  };
-  const char* eos = one_token ? kBos : kEos;
-  return ordered_json{
-      {"add_bos_token", true},
-      {"add_eos_token", false},
-      {"bos_token", token(kBos)},
-      {"clean_up_tokenization_spaces", false},
-      {"eos_token", token(eos)},
-      {"legacy", true},
-      {"model_max_length", config.max_position_embeddings},
-      {"pad_token", token(eos)},
-      {"sp_model_kwargs", ordered_json::object()},
-      {"unk_token", nullptr},
-      {"tokenizer_class", "LlamaTokenizerFast"},
-      {"chat_template", kChatTemplate},
-  };
+  return tokenizer_config_json(one_token ? bos_token_text : eos_token_text, config.max_position_embeddings,
+                               deepseek_v3_chat_template);
 }
 
 constexpr size_t kMaxTokenizerBytes = size_t{256} << 20;
@@ -487,55 +360,6 @@ void check_tokenizer_fits(const std::string& directory, int64_t vocab_size) {
   }
 }
 
-// ---- The directory ----
-
-/// `OUT.partial` while it is being filled; gone with all it holds unless it was given its name.
-class PartialDirectory {
- public:
-  explicit PartialDirectory(const fs::path& final_path)
-      : final_path_(final_path), path_(final_path.string() + ".partial") {
-    std::error_code error;
-    if (fs::exists(path_, error)) {
-      throw_bad_input("{}: this directory is left over from another run (or in use by one), expected nothing there",
-                      path_.string());
-    }
-    make_directories(path_.string());
-  }
-  ~PartialDirectory() {
-    if (path_.empty()) return;
-    std::error_code error;
-    fs::remove_all(path_, error);
-  }
-  PartialDirectory(const PartialDirectory&) = delete;
-  PartialDirectory& operator=(const PartialDirectory&) = delete;
-
-  const fs::path& path() const { return path_; }
-  void commit() {
-    std::error_code error;
-    fs::rename(path_, final_path_, error);  // replaces an empty directory
-    if (error) throw_failure("{}: cannot get its name, {}", final_path_.string(), error.message());
-    path_.clear();
-  }
-
- private:
-  fs::path final_path_;
-  fs::path path_;
-};
-
-fs::path check_out(const std::string& out) {
-  if (out.empty()) throw_bad_input("--out: expected the name of a directory, found nothing");
-  std::error_code error;
-  fs::path path = fs::absolute(out, error).lexically_normal();
-  if (error) throw_failure("{}: cannot be resolved, {}", out, error.message());
-  if (!path.has_filename()) path = path.parent_path();  // "dir/"
-  if (!fs::exists(path, error)) return path;
-  if (!fs::is_directory(path, error)) throw_bad_input("{}: expected a new directory, found a file", out);
-  const bool empty = fs::is_empty(path, error);
-  if (error) throw_failure("{}: the directory cannot be read, {}", out, error.message());
-  if (!empty) throw_bad_input("{}: expected a new or an empty directory, found files in it", out);
-  return path;
-}
-
 }  // namespace
 
 SynthResult write_random_checkpoint(const SynthOptions& given) {
@@ -554,7 +378,7 @@ SynthResult write_random_checkpoint(const SynthOptions& given) {
   }
   const ModelConfig& config = options.config;
 
-  const fs::path out = check_out(options.out);
+  const fs::path out = require_new_directory(options.out);
   if (!options.tokenizer_directory.empty()) check_tokenizer_fits(options.tokenizer_directory, config.vocab_size);
 
   const std::vector<TensorSpec> table = tensor_table(config);
