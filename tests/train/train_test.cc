@@ -329,6 +329,28 @@ TEST(Training, InitialParametersAreNormal) {
   }
 }
 
+// The plan's parts as the buffers have them.
+TEST(Training, MemoryIsPlannedFromShapes) {
+  const ModelConfig config = small_config();
+  const Data data = random_data(config, 2, 64, 3);
+  ThreadTeam team(1);
+  for (ComputeMode compute : {ComputeMode::fp32, ComputeMode::bf16, ComputeMode::w8a8}) {
+    SCOPED_TRACE(compute_mode_name(compute));
+    const TrainOptions options{compute, DType::bf16, 2, 64};
+    const TrainingMemory memory = training_memory(config, options, 1);
+    const TrainState state = start_training(random_parameters(config, 3), options, team);
+    const ComputeCopies& copies = state.copies;
+    EXPECT_EQ(memory.masters, state.parameters.masters.bytes());
+    EXPECT_EQ(memory.gradients, state.parameters.gradients.bytes());
+    EXPECT_EQ(memory.moments, state.moments.first.bytes() + state.moments.second.bytes());
+    EXPECT_EQ(memory.compute_copies, copies.plain.bytes() + copies.turned.bytes() + copies.codes.bytes() +
+                                         copies.codes_turned.bytes() + copies.scale.bytes() +
+                                         copies.scale_turned.bytes());
+    EXPECT_GT(memory.workspace, 0u);
+    EXPECT_EQ(memory.tape, tape_bytes(config, 128, compute == ComputeMode::bf16 ? DType::bf16 : DType::f32));
+  }
+}
+
 TEST(Training, RefusesBatches) {
   const ModelConfig config = small_config();
   const Data data = random_data(config, 1, 20, 3);
