@@ -46,6 +46,7 @@ int run(int argc, char** argv) {
   fathom::add_tokenizer_command(app, exit_code);
   fathom::add_data_command(app, exit_code);
   fathom::add_synth_command(app, exit_code);
+  fathom::add_train_command(app, exit_code);
   fathom::add_bench_command(app, exit_code);
   fathom::add_compare_command(app, exit_code);
 
@@ -54,7 +55,10 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help and --version
     std::string command = "fathom";
-    for (const CLI::App* chosen : app.get_subcommands()) command += " " + chosen->get_name();
+    for (const CLI::App* at = &app; !at->get_subcommands().empty();) {
+      at = at->get_subcommands().front();
+      command += " " + at->get_name();
+    }
     return report(fmt::format("{} (`{} --help` shows the options)", error.what(), command).c_str(), kBadInput);
   }
   if (app.get_subcommands().empty()) {

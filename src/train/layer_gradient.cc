@@ -14,6 +14,8 @@ namespace {
 constexpr int64_t kTokenBlock = 96;
 // Columns of a norm gain that an item sums over all tokens.
 constexpr int64_t kGainCols = 64;
+// Rows of an item of a copy.
+constexpr int64_t kCopyRows = 32;
 
 float* reserve(Buffer& buffer, int64_t count) {
   buffer.reserve(static_cast<size_t>(count) * sizeof(float));
@@ -421,6 +423,13 @@ OperandRounding BackwardContext::down_rounding() const {
   return model.compute == ComputeMode::w8a8 ? OperandRounding::fp8_ue8m0 : model.linear_rounding();
 }
 
+void copy_rows(const float* from, int64_t rows, int64_t cols, float* to, ThreadTeam& team) {
+  team.parallel_for((rows + kCopyRows - 1) / kCopyRows, [&](int64_t item, int) {
+    const int64_t begin = item * kCopyRows;
+    std::copy_n(from + begin * cols, std::min(kCopyRows, rows - begin) * cols, to + begin * cols);
+  });
+}
+
 void norm_input_gradient(const float* x, int64_t x_stride, const TensorView& gain, const float* dy, int64_t T,
                          int64_t n, float eps, bool accumulate, float* dx, int64_t dx_stride, ThreadTeam& team) {
   team.parallel_for(T, [&](int64_t t, int) {
@@ -453,11 +462,11 @@ void layer_input_gradient(const BackwardContext& context, int64_t layer, std::sp
   const int64_t hidden = config.hidden_size;
   const auto eps = static_cast<float>(config.rms_norm_eps);
   ws.scratch.resize(static_cast<size_t>(team.size()));
-  std::copy_n(dx, T * hidden, reserve(g.output, T * hidden));
+  copy_rows(dx, T, hidden, reserve(g.output, T * hidden), team);
   feed_forward_input_gradient(context, layer, tape, balance, g, ws, team);
   norm_input_gradient(tape.middle.f32_row(0), hidden, weights.post_attention_layernorm,
                       g.feed_forward_normed.as<float>(), T, hidden, eps, true, dx, hidden, team);
-  std::copy_n(dx, T * hidden, reserve(g.attention_output, T * hidden));
+  copy_rows(dx, T, hidden, reserve(g.attention_output, T * hidden), team);
   attention_input_gradient(context, layer, spans, tape, g, ws, team);
   norm_input_gradient(tape.input.f32_row(0), hidden, weights.input_layernorm, g.attention_normed.as<float>(), T, hidden,
                       eps, true, dx, hidden, team);

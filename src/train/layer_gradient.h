@@ -82,6 +82,9 @@ void layer_weight_gradient(const BackwardContext& context, int64_t layer, std::s
                            const LayerTape& tape, const LayerGradients& gradients, LayerGradientWorkspace& workspace,
                            ThreadTeam& team);
 
+/// Copies a matrix [rows, cols] on the whole team.
+void copy_rows(const float* from, int64_t rows, int64_t cols, float* to, ThreadTeam& team);
+
 /// Input half of RMSNorm over T rows: dx = or += gradient; x rows `x_stride`, dx rows `dx_stride` apart, dy [T, n].
 void norm_input_gradient(const float* x, int64_t x_stride, const TensorView& gain, const float* dy, int64_t T,
                          int64_t n, float eps, bool accumulate, float* dx, int64_t dx_stride, ThreadTeam& team);

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "kernels/gradients.h"
 #include "kernels/norm.h"
 #include "train/layer_gradient.h"
 #include "train/loss.h"
@@ -98,12 +99,11 @@ void check_batch(const TrainState& state, const TrainingBatch& batch) {
 
 // Adds what came back through an MTP layer's hidden half to the gradient of the pass before it, whose sequences are one
 // position longer.
-void add_previous(const float* d_previous, int64_t sequences, int64_t length, int64_t hidden, float* d_hidden) {
-  for (int64_t b = 0; b < sequences; ++b) {
-    const float* from = d_previous + b * length * hidden;
-    float* to = d_hidden + b * (length + 1) * hidden;
-    for (int64_t k = 0; k < length * hidden; ++k) to[k] += from[k];
-  }
+void add_previous(const float* d_previous, int64_t sequences, int64_t length, int64_t hidden, float* d_hidden,
+                  ThreadTeam& team) {
+  team.parallel_for(sequences * length, [&](int64_t t, int) {
+    add_scaled(d_previous + t * hidden, 1.0f, hidden, d_hidden + (t + t / length) * hidden);
+  });
 }
 
 struct Run {
@@ -169,14 +169,15 @@ struct Run {
       float* previous = reserve(ws.d_rows, pass.rows() * hidden);
       const auto* from = ws.hidden[static_cast<size_t>(depth) - 1].as<float>();
       for (int64_t b = 0; b < batch.sequences; ++b) {
-        std::copy_n(from + b * (length + 1) * hidden, length * hidden, previous + b * length * hidden);
+        copy_rows(from + b * (length + 1) * hidden, length, hidden, previous + b * length * hidden, team);
       }
       mtp_forward(model, depth - 1, tokens, previous, ws.forward, team, nullptr, &ws.tape);
       head = &mtp(depth).shared_head;
       weight = options.mtp_loss_weight / static_cast<double>(depths);
     }
     const auto index = static_cast<size_t>(depth);
-    std::copy_n(ws.forward.normed.as<float>(), pass.rows() * hidden, reserve(ws.hidden[index], pass.rows() * hidden));
+    copy_rows(ws.forward.normed.as<float>(), pass.rows(), hidden, reserve(ws.hidden[index], pass.rows() * hidden),
+              team);
     float* d_hidden = backward ? reserve(ws.d_hidden[index], pass.rows() * hidden) : nullptr;
     const auto factor = static_cast<float>(options.scale * weight / positions);
     return head_loss(context, *head, pass.labels, factor, ws.forward, d_hidden, ws.head, ws.layers.products, team) /
@@ -268,7 +269,7 @@ struct Run {
     embedding_weight_gradient(pass.tokens, d_rows, hidden, context.gradient(weights.embed_tokens), team);
     both_halves(kept.previous.f32_row(0), weights.hnorm, d_previous);
     add_previous(d_rows, batch.sequences, batch.length - depth, hidden,
-                 ws.d_hidden[static_cast<size_t>(depth) - 1].as<float>());
+                 ws.d_hidden[static_cast<size_t>(depth) - 1].as<float>(), team);
   }
 };
 
@@ -312,6 +313,59 @@ TrainState start_training(Parameters parameters, const TrainOptions& options, Th
   refresh_compute_copies(state, team);
   state.workspace = std::make_unique<TrainWorkspace>(*state.model, options, team.size());
   return state;
+}
+
+TrainingMemory training_memory(const ModelConfig& config, const TrainOptions& options, int threads) {
+  const Parameters plan = plan_parameters(config);
+  const auto size = static_cast<uint64_t>(plan.size);
+  const bool narrow = options.compute == ComputeMode::bf16;
+  TrainingMemory memory;
+  memory.masters = memory.gradients = size * sizeof(float);
+  memory.moments = 2 * size * dtype_bytes(options.moments);
+  if (options.compute == ComputeMode::fp32) {
+    memory.compute_copies = size * sizeof(float);
+  } else {
+    memory.compute_copies = 2 * size * sizeof(uint16_t);
+  }
+  if (options.compute == ComputeMode::w8a8) {
+    memory.compute_copies += 2 * size + 2 * static_cast<uint64_t>(plan.scales) * sizeof(float);
+  }
+  const int64_t T = options.sequences * options.length;
+  memory.tape = tape_bytes(config, T, narrow ? DType::bf16 : DType::f32);
+
+  // Floats of one token in the named buffers: of the forward (transformer.h), of one layer's gradients, of operands and
+  // turned matrices (layer_gradient.h, products.h), of the passes (above).
+  const ModelConfig& c = config;
+  const int64_t H = c.num_attention_heads;
+  const int64_t hidden = c.hidden_size;
+  const int64_t rank = c.q_lora_rank.value_or(0);
+  const int64_t width = c.kv_lora_rank + c.qk_rope_head_dim;
+  const int64_t K = c.num_experts_per_tok;
+  const int64_t dq = H * c.qk_head_dim();
+  const int64_t dv = H * c.v_head_dim;
+  const int64_t kv_up = H * (c.qk_nope_head_dim + c.v_head_dim);
+  const int64_t inner = std::max(c.intermediate_size, (K + c.n_shared_experts) * c.moe_intermediate_size);
+  const int64_t depths = c.num_nextn_predict_layers;
+  const int64_t forward = 3 * hidden + (depths > 0 ? 2 * hidden : 0) + rank + dq + width + dv + c.qk_rope_head_dim +
+                          2 * c.n_routed_experts + 4 * K + 2 * inner + hidden;
+  const int64_t gradients = 4 * hidden + 3 * inner + c.n_routed_experts + dv + dq + 2 * rank + kv_up +
+                            H * c.qk_rope_head_dim + c.kv_lora_rank + width;
+  const int64_t work = 2 * hidden + 2 * inner + width + 2 * hidden + rank;
+  // Both sides of the largest group of weight gradients lie there turned around at once.
+  const int64_t feed_forward = 2 * (K + c.n_shared_experts + 1) * hidden + 3 * inner + c.n_routed_experts;
+  const int64_t attention = 2 * hidden + dv + kv_up + 2 * width + 2 * rank + dq;
+  const int64_t slab_bytes = narrow ? 2 : 4;
+  const int64_t passes = 2 * (depths + 1) * hidden + (depths > 0 ? 9 : 2) * hidden;
+  memory.workspace = static_cast<uint64_t>(T * (forward + gradients + work + passes)) * sizeof(float) +
+                     static_cast<uint64_t>(T * std::max(feed_forward, attention) * slab_bytes);
+  memory.workspace += static_cast<uint64_t>(std::min(T, head_piece_rows(c.vocab_size)) * c.vocab_size) *
+                      (sizeof(float) + 2 * slab_bytes);
+  memory.workspace += static_cast<uint64_t>(options.sequences) *
+                      LatentCache::bytes_for(config, narrow ? DType::bf16 : DType::f32, options.length);
+  // A thread's share of the attention: blocks of scores, a head's rows in all their forms.
+  memory.workspace += static_cast<uint64_t>(threads) * static_cast<uint64_t>(options.length) * sizeof(float) *
+                      static_cast<uint64_t>(4 * 128 + 9 * (c.qk_head_dim() + c.v_head_dim));
+  return memory;
 }
 
 Losses forward_backward(TrainState& state, const TrainingBatch& batch, const LossOptions& options, ThreadTeam& team) {

@@ -8,8 +8,8 @@
 namespace fathom {
 namespace {
 
-const std::vector<std::string> kCommands = {"chat",     "generate", "forward", "inspect",
-                                            "tokenize", "synth",    "bench",   "compare"};
+const std::vector<std::string> kCommands = {"chat",  "generate", "forward", "inspect", "tokenize",
+                                            "synth", "train",    "bench",   "compare"};
 
 /// One line, beginning with the program's name.
 void expect_sentence(const FathomRun& run) {

@@ -1,0 +1,400 @@
+#include "train/pretrain.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/interrupt.h"
+#include "data/token_dataset.h"
+#include "formats/json.h"
+#include "formats/safetensors.h"
+#include "kernels/machine_limits.h"
+#include "train/train_cost.h"
+
+namespace fathom {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+// Steps between measurements of the machine's ceiling, which take milliseconds.
+constexpr int64_t kPeakEvery = 20;
+// Steps whose expert counts are summed into one line of the log.
+constexpr int64_t kLoadEvery = 20;
+
+// RUN/log.jsonl: a line for each step. Lines behind the checkpoint that a run goes on from are taken out first.
+class RunLog {
+ public:
+  RunLog(const std::string& run, int64_t last_step) : path_((fs::path(run) / "log.jsonl").string()) {
+    if (file_exists(path_)) keep_until(last_step);
+    file_ = std::fopen(path_.c_str(), "ab");
+    if (file_ == nullptr) throw_failure("{}: cannot be written.", path_);
+  }
+  ~RunLog() {
+    if (file_ != nullptr) std::fclose(file_);
+  }
+  RunLog(const RunLog&) = delete;
+  RunLog& operator=(const RunLog&) = delete;
+
+  void write(const ordered_json& line) {
+    const std::string text = line.dump() + "\n";
+    if (std::fwrite(text.data(), 1, text.size(), file_) != text.size() || std::fflush(file_) != 0) {
+      throw_failure("{}: a line could not be written; is the disk full?", path_);
+    }
+  }
+
+ private:
+  void keep_until(int64_t last_step) {
+    std::ifstream in(path_);
+    OutputFile out(path_);
+    std::string line;
+    while (std::getline(in, line)) {
+      const auto value = nlohmann::json::parse(line, nullptr, false);
+      if (!value.is_object() || !value.contains("step") || !value["step"].is_number_integer()) continue;
+      if (value["step"].get<int64_t>() <= last_step) out.write(line + "\n");
+    }
+    out.commit();
+  }
+
+  std::string path_;
+  std::FILE* file_ = nullptr;
+};
+
+// Reads sequences as inputs and labels; padding is no label.
+class BatchReader {
+ public:
+  BatchReader(const TokenDataset& dataset, uint64_t seed) : dataset_(dataset), shuffled_(dataset, seed) {
+    row_.resize(static_cast<size_t>(dataset.sequence_length() + 1));
+  }
+
+  TrainingBatch shuffled(int64_t first, int64_t count) {
+    begin(count);
+    for (int64_t i = 0; i < count; ++i) {
+      shuffled_.read(static_cast<uint64_t>(first + i), row_);
+      take(i);
+    }
+    return batch(count);
+  }
+
+  TrainingBatch in_order(int64_t first, int64_t count) {
+    begin(count);
+    for (int64_t i = 0; i < count; ++i) {
+      dataset_.sequence(first + i, row_);
+      take(i);
+    }
+    return batch(count);
+  }
+
+ private:
+  void begin(int64_t count) {
+    const auto size = static_cast<size_t>(count * dataset_.sequence_length());
+    inputs_.resize(size);
+    labels_.resize(size);
+  }
+  void take(int64_t i) {
+    const int64_t length = dataset_.sequence_length();
+    for (int64_t t = 0; t < length; ++t) {
+      const auto at = static_cast<size_t>(i * length + t);
+      inputs_[at] = row_[static_cast<size_t>(t)];
+      const int32_t target = row_[static_cast<size_t>(t) + 1];
+      labels_[at] = target == dataset_.pad_token_id() ? -1 : target;
+    }
+  }
+  TrainingBatch batch(int64_t count) const { return {count, dataset_.sequence_length(), inputs_, labels_}; }
+
+  const TokenDataset& dataset_;
+  ShuffledSequences shuffled_;
+  std::vector<int32_t> row_, inputs_, labels_;
+};
+
+int64_t label_count(const TrainingBatch& batch) {
+  return std::count_if(batch.labels.begin(), batch.labels.end(), [](int32_t label) { return label >= 0; });
+}
+
+// to += share × from.
+void add_losses(const Losses& from, double share, Losses& to) {
+  to.main += share * from.main;
+  to.balance += share * from.balance;
+  to.total += share * from.total;
+  to.mtp.resize(from.mtp.size());
+  for (size_t i = 0; i < from.mtp.size(); ++i) to.mtp[i] += share * from.mtp[i];
+  add_counts(from.tokens_per_expert, to.tokens_per_expert);
+}
+
+std::vector<double> load_violations(const std::vector<std::vector<int64_t>>& tokens_per_expert) {
+  std::vector<double> violations;
+  for (const std::vector<int64_t>& counts : tokens_per_expert) {
+    if (counts.empty()) continue;
+    double sum = 0;
+    for (int64_t count : counts) sum += static_cast<double>(count);
+    const auto greatest = static_cast<double>(*std::max_element(counts.begin(), counts.end()));
+    violations.push_back(sum > 0 ? greatest * static_cast<double>(counts.size()) / sum - 1 : 0);
+  }
+  return violations;
+}
+
+void check_data(const Recipe& recipe, const TokenDataset& dataset) {
+  dataset.check_tokenizer(recipe.tokenizer);
+  if (dataset.vocab_size() > recipe.model.vocab_size) {
+    throw_bad_input("{}: its tokenizer has {} tokens, the model's vocab_size is {}.", recipe.data, dataset.vocab_size(),
+                    recipe.model.vocab_size);
+  }
+  if (dataset.sequence_length() > recipe.model.max_position_embeddings) {
+    throw_bad_input("{}: sequences of {} tokens are longer than the model's max_position_embeddings, {}.", recipe.data,
+                    dataset.sequence_length(), recipe.model.max_position_embeddings);
+  }
+}
+
+void update_average(const Parameters& parameters, double decay, Buffer& ema, ThreadTeam& team) {
+  constexpr int64_t kPiece = 1 << 16;
+  auto* average = ema.as<float>();
+  const auto* masters = parameters.masters.as<float>();
+  const auto share = static_cast<float>(1 - decay);
+  team.parallel_for((parameters.size + kPiece - 1) / kPiece, [&](int64_t piece, int) {
+    const int64_t end = std::min(parameters.size, (piece + 1) * kPiece);
+    for (int64_t i = piece * kPiece; i < end; ++i) average[i] += share * (masters[i] - average[i]);
+  });
+}
+
+ordered_json step_line(const StepReport& r) {
+  return {{"step", r.position.step},
+          {"tokens", r.position.tokens},
+          {"loss", r.losses.total},
+          {"main", r.losses.main},
+          {"mtp", r.losses.mtp},
+          {"balance", r.losses.balance},
+          {"gradient_norm", r.gradient_norm},
+          {"clip_factor", r.clip_factor},
+          {"learning_rate", r.plan.learning_rate},
+          {"bias_update_speed", r.plan.bias_update_speed},
+          {"mtp_loss_weight", r.plan.mtp_loss_weight},
+          {"sequences", r.plan.sequences},
+          {"load_violation", r.load_violation},
+          {"tokens_per_second", r.tokens_per_second},
+          {"fraction_of_peak", r.fraction_of_peak},
+          {"seconds", r.seconds}};
+}
+
+struct Run {
+  const Recipe& recipe;
+  const PretrainOptions& options;
+  const PretrainEvents& events;
+  ThreadTeam& team;
+
+  TokenDataset dataset{recipe.data};
+  BatchReader reader{dataset, recipe.seed};
+  std::optional<TokenDataset> held_out;
+  std::optional<BatchReader> held_out_reader;
+  TrainState state;
+  Buffer ema;
+  RunPosition position;
+  std::vector<std::vector<int64_t>> load;  // since the last line of counts
+  double peak = 0;
+  std::string last_checkpoint;
+
+  Buffer* average() { return recipe.ema_decay > 0 ? &ema : nullptr; }
+
+  void start() {
+    check_data(recipe, dataset);
+    if (recipe.validate_every > 0) {
+      held_out.emplace(recipe.data, "validation");
+      held_out_reader.emplace(*held_out, recipe.seed);
+    }
+    Parameters parameters = recipe.start_from.empty()
+                                ? initial_parameters(recipe.model, recipe.seed, recipe.initial_deviation)
+                                : load_parameters(Checkpoint(recipe.start_from));
+    parameters.config = recipe.model;
+    TrainOptions train;
+    train.compute = recipe.precision;
+    train.moments = recipe.moments;
+    train.sequences = recipe.micro_batch_sequences;
+    train.length = dataset.sequence_length();
+    const TrainingMemory memory = training_memory(recipe.model, train, team.size());
+    const std::optional<std::string> checkpoint =
+        options.resume ? latest_checkpoint(options.run) : std::optional<std::string>();
+    state = start_training(std::move(parameters), train, team);
+    if (recipe.ema_decay > 0) {
+      const size_t bytes = static_cast<size_t>(state.parameters.size) * sizeof(float);
+      ema.reserve(bytes);
+      std::copy_n(state.parameters.masters.as<float>(), state.parameters.size, ema.as<float>());
+    }
+    if (checkpoint) position = load_checkpoint(*checkpoint, recipe, state, average(), team);
+    if (checkpoint) last_checkpoint = *checkpoint;
+    remove_old_checkpoints(options.run, recipe.keep_checkpoints);
+    if (events.on_start) {
+      events.on_start(recipe, memory, count_steps(recipe, dataset.sequence_length()), position.step);
+    }
+  }
+
+  void save() {
+    last_checkpoint = save_checkpoint(options.run, recipe, state, average(), position);
+    remove_old_checkpoints(options.run, recipe.keep_checkpoints);
+    if (events.on_checkpoint) events.on_checkpoint(last_checkpoint);
+  }
+
+  // Keeps what a step began with, in a form that `fathom train step` takes.
+  [[noreturn]] void not_finite(const StepPlan& plan, const Losses& losses, double norm) {
+    const std::string kept = fmt::format("{}/not-finite-step-{}", options.run, position.step + 1);
+    write_checkpoint(state.parameters, DType::f32, false, kept);
+    copy_tokenizer(recipe.tokenizer, kept);
+    const TrainingBatch batch = reader.shuffled(position.sequences, plan.sequences);
+    const Shape shape = {1, batch.sequences, batch.length};
+    write_safetensors(kept + "/batch.safetensors",
+                      {{"input_ids", {DType::i32, shape, reinterpret_cast<const std::byte*>(batch.inputs.data())}},
+                       {"labels", {DType::i32, shape, reinterpret_cast<const std::byte*>(batch.labels.data())}}});
+    throw_failure(
+        "Step {}: the loss is {} and the gradient's norm {}; the run stops before its update. The model and the batch "
+        "of "
+        "this step are in {}.",
+        position.step + 1, losses.total, norm, kept);
+  }
+
+  StepReport step(int64_t steps) {
+    const Clock::time_point begin = Clock::now();
+    StepReport report;
+    report.steps = steps;
+    report.plan = plan_step(recipe, position.step + 1, position.tokens);
+    const int64_t sequences = report.plan.sequences;
+    const int64_t micro = recipe.micro_batch_sequences;
+    LossOptions loss;
+    loss.mtp_loss_weight = report.plan.mtp_loss_weight;
+    loss.balance_loss_alpha = recipe.balance_loss_alpha;
+    loss.scale = static_cast<double>(micro) / static_cast<double>(sequences);
+    zero_gradients(state, team);
+    for (int64_t done = 0; done < sequences; done += micro) {
+      const TrainingBatch batch = reader.shuffled(position.sequences + done, micro);
+      if (label_count(batch) == 0) continue;
+      add_losses(forward_backward(state, batch, loss, team), loss.scale, report.losses);
+    }
+    report.gradient_norm = gradient_norm(state, team);
+    if (!std::isfinite(report.losses.total) || !std::isfinite(report.gradient_norm)) {
+      not_finite(report.plan, report.losses, report.gradient_norm);
+    }
+    report.clip_factor = clip_factor(report.gradient_norm, recipe.gradient_clip_norm);
+    AdamwOptions adamw = recipe.adamw;
+    adamw.learning_rate = report.plan.learning_rate;
+    adamw_step(state, adamw, report.clip_factor, team);
+    if (report.plan.bias_update_speed > 0) {
+      update_balance_bias(state, report.losses.tokens_per_expert, report.plan.bias_update_speed);
+    }
+    if (recipe.ema_decay > 0) update_average(state.parameters, recipe.ema_decay, ema, team);
+    position.step += 1;
+    position.tokens += sequences * dataset.sequence_length();
+    position.sequences += sequences;
+
+    report.position = position;
+    report.load_violation = load_violations(report.losses.tokens_per_expert);
+    add_counts(report.losses.tokens_per_expert, load);
+    report.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    report.tokens_per_second = static_cast<double>(sequences * dataset.sequence_length()) / report.seconds;
+    if (peak == 0 || position.step % kPeakEvery == 0) peak = measure_arithmetic(team, Arithmetic::bf16);
+    if (peak > 0) {
+      const double operations = training_operations(recipe.model, sequences, dataset.sequence_length());
+      report.fraction_of_peak = operations / report.seconds / peak;
+    }
+    return report;
+  }
+
+  ValidationReport validate() {
+    ValidationReport report;
+    report.step = position.step;
+    const int64_t count = std::min(recipe.validation_sequences, held_out->sequences());
+    LossOptions loss;
+    Losses sum;
+    int64_t labels = 0;
+    for (int64_t first = 0; first < count; first += recipe.micro_batch_sequences) {
+      const int64_t size = std::min(recipe.micro_batch_sequences, count - first);
+      const TrainingBatch batch = held_out_reader->in_order(first, size);
+      const int64_t own = label_count(batch);
+      if (own == 0) continue;
+      add_losses(forward_loss(state, batch, loss, team), static_cast<double>(own), sum);
+      labels += own;
+    }
+    report.sequences = count;
+    report.main = sum.main / static_cast<double>(labels);
+    for (double value : sum.mtp) report.mtp.push_back(value / static_cast<double>(labels));
+    return report;
+  }
+
+  void write_load(RunLog& log) {
+    ordered_json layers = ordered_json::object();
+    for (size_t layer = 0; layer < load.size(); ++layer) {
+      if (!load[layer].empty()) layers[std::to_string(layer)] = load[layer];
+    }
+    if (!layers.empty()) log.write({{"step", position.step}, {"tokens", position.tokens}, {"expert_load", layers}});
+    load.clear();
+  }
+
+  void run() {
+    RunLog log(options.run, position.step);
+    const int64_t steps = count_steps(recipe, dataset.sequence_length());
+    const Clock::time_point begin = Clock::now();
+    const int64_t first_tokens = position.tokens;
+    const int64_t first_step = position.step;
+    while (position.tokens < recipe.tokens) {
+      StepReport report = step(steps);
+      const double passed = std::chrono::duration<double>(Clock::now() - begin).count();
+      report.seconds_left = passed * static_cast<double>(recipe.tokens - position.tokens) /
+                            static_cast<double>(position.tokens - first_tokens);
+      report.seconds_left = std::max(0.0, report.seconds_left);
+      log.write(step_line(report));
+      if (position.step % kLoadEvery == 0) write_load(log);
+      if (events.on_step) events.on_step(report);
+
+      const bool stop = interrupted() || position.step - first_step == options.stop_after;
+      const bool end = position.tokens >= recipe.tokens;
+      if (recipe.validate_every > 0 && (position.step % recipe.validate_every == 0 || end)) {
+        const ValidationReport validation = validate();
+        log.write({{"step", position.step},
+                   {"tokens", position.tokens},
+                   {"validation",
+                    {{"main", validation.main}, {"mtp", validation.mtp}, {"sequences", validation.sequences}}}});
+        if (events.on_validation) events.on_validation(validation);
+      }
+      if (stop || end || position.step % recipe.checkpoint_every == 0) save();
+      if (stop) break;
+    }
+  }
+};
+
+// Makes RUN, or finds that it is the run that is to go on.
+void prepare_directory(const PretrainOptions& options, const std::string& recipe_text) {
+  const std::string copy = (fs::path(options.run) / "recipe.json").string();
+  const bool there = file_exists(copy);
+  if (options.resume && !there) throw_bad_input("{}: there is no run to resume: it has no recipe.json.", options.run);
+  if (options.resume) return;
+  if (there) {
+    throw_bad_input("{}: there is a run already; resume it, or name another directory.", options.run);
+  }
+  if (fs::exists(options.run) && !fs::is_directory(options.run)) {
+    throw_bad_input("{}: exists and is not a directory.", options.run);
+  }
+  make_directories(options.run);
+  OutputFile file(copy);
+  file.write(recipe_text);
+  file.commit();
+}
+
+}  // namespace
+
+std::string pretrain(const Recipe& recipe, const std::string& recipe_text, const PretrainOptions& options,
+                     const PretrainEvents& events, ThreadTeam& team) {
+  Run run{recipe, options, events, team};
+  check_data(recipe, run.dataset);
+  prepare_directory(options, recipe_text);
+  run.start();
+  run.run();
+  return run.last_checkpoint;
+}
+
+}  // namespace fathom
