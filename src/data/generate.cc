@@ -1,0 +1,269 @@
+#include "data/generate.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "data/dialogue.h"
+#include "data/story.h"
+#include "data/tasks.h"
+
+namespace fathom {
+namespace {
+
+ChatMessage message(const char* role, std::string content) {
+  ChatMessage result;
+  result.role = role;
+  result.content = std::move(content);
+  return result;
+}
+
+std::string with_thoughts(const Exercise& exercise, bool thinking) {
+  if (!thinking || exercise.thoughts.empty()) return exercise.answer;
+  return "<think>" + exercise.thoughts + "</think>" + exercise.answer;
+}
+
+void add_exchange(Document& document, const Exercise& exercise, bool thinking) {
+  document.messages.push_back(message("user", exercise.question));
+  document.messages.push_back(message("assistant", with_thoughts(exercise, thinking)));
+}
+
+/// Sums as running text: the same steps without a conversation around them.
+std::string arithmetic_text(Random& random) {
+  std::string text;
+  for (int64_t left = random.between(2, 6); left > 0; --left) {
+    const Exercise exercise = arithmetic_exercise(random, "", false);
+    if (!text.empty()) text += "\n";
+    text += exercise.question + " " + exercise.thoughts + (exercise.thoughts.empty() ? "" : " ") + exercise.answer;
+  }
+  return text;
+}
+
+std::string list_text(Random& random) {
+  std::string text;
+  for (int64_t left = random.between(2, 5); left > 0; --left) {
+    const Exercise exercise = list_exercise(random, "", false);
+    text += (text.empty() ? "" : "\n") + exercise.question + " " + exercise.answer;
+  }
+  return text;
+}
+
+/// Lengths are spread evenly over their logarithm: most are short, the longest come too.
+int64_t draw_filler(Random& random, int64_t longest) {
+  const double least = std::log(20.0);
+  const double most = std::log(static_cast<double>(std::max<int64_t>(longest, 20)));
+  return static_cast<int64_t>(std::exp(least + (most - least) * random.uniform()));
+}
+
+Document retrieval_document(Random& random, const DocumentOptions& options) {
+  Document document;
+  const RetrievalTask task = retrieval_task(random, "", false, draw_filler(random, options.longest_retrieval_words));
+  std::vector<Exercise> asked = task.exercises;
+  random.shuffle(asked);
+  asked.resize(std::min<size_t>(asked.size(), static_cast<size_t>(random.between(1, 4))));
+  asked[0].question = task.passage + "\n\n" + asked[0].question;
+  for (const Exercise& exercise : asked) add_exchange(document, exercise, false);
+  return document;
+}
+
+std::string trimmed(std::string_view text) {
+  const char* blanks = " \n\r\t";
+  const size_t begin = text.find_first_not_of(blanks);
+  if (begin == std::string_view::npos) return "";
+  return std::string(text.substr(begin, text.find_last_not_of(blanks) - begin + 1));
+}
+
+/// Without a code fence or a full stop that only dresses the answer.
+std::string plain_answer(std::string_view output) {
+  std::string text = trimmed(output);
+  if (text.starts_with("```") && text.ends_with("```") && text.size() > 6) {
+    const size_t line = text.find('\n');
+    if (line != std::string::npos) text = trimmed(std::string_view(text).substr(line, text.size() - line - 3));
+  }
+  if (!text.empty() && text.back() == '.') text.pop_back();
+  return text;
+}
+
+bool is_word(char character) {
+  return (character >= 'a' && character <= 'z') || (character >= '0' && character <= '9');
+}
+
+std::string lower(std::string text) {
+  for (char& c : text) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  return text;
+}
+
+bool contains_words(const std::string& text, const std::string& key) {
+  for (size_t at = text.find(key); at != std::string::npos; at = text.find(key, at + 1)) {
+    const size_t end = at + key.size();
+    if ((at == 0 || !is_word(text[at - 1])) && (end == text.size() || !is_word(text[end]))) return true;
+  }
+  return false;
+}
+
+std::string last_number(std::string_view text) {
+  const char* digits = "0123456789";
+  const size_t last = text.find_last_of(digits);
+  if (last == std::string_view::npos) return "";
+  size_t begin = last;
+  while (begin > 0 && text[begin - 1] >= '0' && text[begin - 1] <= '9') --begin;
+  if (begin > 0 && text[begin - 1] == '-' && (begin == 1 || text[begin - 2] == ' ')) --begin;
+  return std::string(text.substr(begin, last - begin + 1));
+}
+
+EvaluationItem item_of(DocumentKind kind, const Exercise& exercise) {
+  EvaluationItem item;
+  item.kind = kind;
+  item.task = exercise.task;
+  item.thinking = !exercise.thoughts.empty();
+  item.messages = {message("user", exercise.question)};
+  item.answer = exercise.answer;
+  item.key = exercise.key;
+  item.rule = exercise.rule;
+  item.distance_bytes = exercise.distance_bytes;
+  return item;
+}
+
+struct KindName {
+  DocumentKind kind;
+  std::string_view name;
+  size_t weight;  // of 100 documents
+};
+constexpr std::array<KindName, 6> kinds = {{{DocumentKind::story, "story", 34},
+                                            {DocumentKind::arithmetic, "arithmetic", 26},
+                                            {DocumentKind::retrieval, "retrieval", 10},
+                                            {DocumentKind::list, "list", 10},
+                                            {DocumentKind::code, "code", 8},
+                                            {DocumentKind::dialogue, "dialogue", 12}}};
+
+size_t weight_of(DocumentKind kind) {
+  return kinds[static_cast<size_t>(kind)].weight;
+}
+
+}  // namespace
+
+std::string_view document_kind_name(DocumentKind kind) {
+  return kinds[static_cast<size_t>(kind)].name;
+}
+
+std::optional<DocumentKind> document_kind_from_name(std::string_view name) {
+  for (const KindName& kind : kinds) {
+    if (kind.name == name) return kind.kind;
+  }
+  return std::nullopt;
+}
+
+DocumentKind draw_kind(Random& random, const std::vector<DocumentKind>& among) {
+  size_t total = 0;
+  for (const DocumentKind kind : among) total += weight_of(kind);
+  size_t drawn = random.below(total);
+  for (const DocumentKind kind : among) {
+    if (drawn < weight_of(kind)) return kind;
+    drawn -= weight_of(kind);
+  }
+  return among.back();
+}
+
+Document make_document(DocumentKind kind, Random& random, const DocumentOptions& options) {
+  Document document;
+  switch (kind) {
+    case DocumentKind::story:
+      document.text = make_story(random).text;
+      break;
+    case DocumentKind::arithmetic:
+      if (random.chance(0.3)) {
+        document.text = arithmetic_text(random);
+      } else {
+        add_exchange(document, arithmetic_exercise(random, "", false), true);
+      }
+      break;
+    case DocumentKind::retrieval:
+      document = retrieval_document(random, options);
+      break;
+    case DocumentKind::list:
+      if (random.chance(0.3)) {
+        document.text = list_text(random);
+      } else {
+        for (int64_t left = random.between(1, 3); left > 0; --left) {
+          add_exchange(document, list_exercise(random, "", false), false);
+        }
+      }
+      break;
+    case DocumentKind::code:
+      // Asked without thinking too, but mostly with: the trace is what there is to learn.
+      add_exchange(document, code_exercise(random, false), random.chance(0.8));
+      break;
+    case DocumentKind::dialogue:
+      document.messages = make_dialogue(random);
+      break;
+  }
+  document.kind = kind;
+  return document;
+}
+
+std::vector<std::string> evaluation_tasks(DocumentKind kind) {
+  switch (kind) {
+    case DocumentKind::arithmetic:
+      return arithmetic_tasks();
+    case DocumentKind::retrieval:
+      return retrieval_tasks();
+    case DocumentKind::list:
+      return list_tasks();
+    case DocumentKind::code:
+      return {"output"};
+    case DocumentKind::dialogue:
+      return {"story question"};
+    case DocumentKind::story:
+      return {};
+  }
+  return {};
+}
+
+EvaluationItem make_item(DocumentKind kind, Random& random, const ItemOptions& options) {
+  const std::vector<std::string> tasks = evaluation_tasks(kind);
+  if (tasks.empty()) throw_bad_input("The kind {} has no items with one right answer", document_kind_name(kind));
+  if (!options.task.empty() && std::find(tasks.begin(), tasks.end(), options.task) == tasks.end()) {
+    throw_bad_input("The kind {} has no task \"{}\"", document_kind_name(kind), options.task);
+  }
+  switch (kind) {
+    case DocumentKind::arithmetic:
+      return item_of(kind, arithmetic_exercise(random, options.task, true));
+    case DocumentKind::list:
+      return item_of(kind, list_exercise(random, options.task, true));
+    case DocumentKind::code: {
+      Exercise exercise;
+      do {
+        exercise = code_exercise(random, true);
+      } while (exercise.thoughts.empty());
+      return item_of(kind, exercise);
+    }
+    case DocumentKind::dialogue:
+      return item_of(kind, story_question(random, true));
+    case DocumentKind::retrieval:
+    case DocumentKind::story:
+      break;
+  }
+  const int64_t words = options.filler_words > 0 ? options.filler_words : draw_filler(random, 900);
+  const RetrievalTask task = retrieval_task(random, options.task, true, words);
+  Exercise exercise = task.exercises[0];
+  exercise.question = task.passage + "\n\n" + exercise.question;
+  return item_of(kind, exercise);
+}
+
+bool judge(const EvaluationItem& item, std::string_view output) {
+  constexpr std::string_view think_end = "</think>";
+  if (const size_t thought = output.rfind(think_end); thought != std::string_view::npos) {
+    output.remove_prefix(thought + think_end.size());
+  }
+  switch (item.rule) {
+    case JudgeRule::last_number:
+      return last_number(output) == item.key;
+    case JudgeRule::contains:
+      return contains_words(lower(std::string(output)), lower(item.key));
+    case JudgeRule::equal:
+      return plain_answer(output) == plain_answer(item.key);
+  }
+  return false;
+}
+
+}  // namespace fathom
