@@ -75,10 +75,12 @@ inline __m256i load(const void* p) {
 }
 
 // What the sign and three bits of the exponent add to the high byte.
-inline __m256i high_part(__m256i codes) {
-  const __m256i table = _mm256_broadcastsi128_si256(
+inline __m256i high_parts() {
+  return _mm256_broadcastsi128_si256(
       _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -128, -127, -126, -125, -124, -123, -122, -121));
-  return _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(codes, 4), _mm256_set1_epi8(15)));
+}
+inline __m256i high_part(__m256i codes) {
+  return _mm256_shuffle_epi8(high_parts(), _mm256_and_si256(_mm256_srli_epi16(codes, 4), _mm256_set1_epi8(15)));
 }
 
 // The even and the odd BF16 of a register as float32.
@@ -178,16 +180,16 @@ thread_local CastTables cast_tables;
 // Calls piece(k, n, table) for the pieces of a row in order.
 template <bool kFp8, class Piece>
 inline void for_pieces(const Weight& w, const CastTable* tables, int64_t begin, int64_t end, const Piece& piece) {
+  const CastTable* table = kFp8 ? tables + begin / w.block_cols : nullptr;
+  int64_t boundary = kFp8 ? (begin / w.block_cols + 1) * w.block_cols : end;
   for (int64_t k = begin; k < end;) {
-    int64_t n = std::min(kPiece, end - k);
-    const CastTable* table = nullptr;
-    if constexpr (kFp8) {
-      const int64_t block = k / w.block_cols;
-      table = tables + block;
-      n = std::min(n, (block + 1) * w.block_cols - k);
-    }
+    const int64_t n = std::min(kPiece, std::min(end, boundary) - k);
     piece(k, n, table);
     k += n;
+    if (kFp8 && k == boundary) {
+      ++table;
+      boundary += w.block_cols;
+    }
   }
 }
 
@@ -223,27 +225,49 @@ int64_t whole_steps(int64_t n) {
   return (n + kStep - 1) / kStep * kStep;
 }
 
+// The constants of the look-ups, hidden from the compiler: g++ 12 would build them anew for every piece.
+struct Constants {
+  __m256i magnitude = _mm256_set1_epi8(0x7f);
+  __m256i eight = _mm256_set1_epi8(8);
+  __m256i nibble = _mm256_set1_epi8(15);
+  __m256i high = high_parts();
+  __m256i odd = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+  Constants() { asm("" : "+x"(magnitude), "+x"(eight), "+x"(nibble), "+x"(high), "+x"(odd)); }
+};
+
 // A piece of codes times one token. A piece of a checkpoint's weights has seldom a code with e = 0, so the piece is
 // added as if it had none, 19 instructions for 32 codes; if it had one, or one that is not a number, what was added is
 // dropped and the piece cast first.
-inline void add_codes(const std::byte* at, int64_t n, const CastTable& table, const float* x, Sums* sums) {
+inline void add_codes(const std::byte* at, int64_t n, const CastTable& table, const Constants& constants,
+                      const float* x, Sums* sums) {
   if (n == kPiece && table.regular) {
-    Sums sum = *sums;
+    __m256 even = sums->even;
+    __m256 odd = sums->odd;
     const __m256i low_table = broadcast(table.low);
     const __m256i high_table = broadcast(table.high);
     __m256i greatest = _mm256_setzero_si256();
-#pragma GCC unroll 4
+    // Not unrolled: g++ 12 would move the instructions of several steps so far apart that registers do not suffice.
+#pragma GCC unroll 1
     for (int64_t k = 0; k < kPiece; k += kStep) {
       const __m256i codes = load(at + k);
-      const __m256i index = _mm256_sub_epi8(_mm256_and_si256(codes, _mm256_set1_epi8(0x7f)), _mm256_set1_epi8(8));
+      const __m256i index = _mm256_sub_epi8(_mm256_and_si256(codes, constants.magnitude), constants.eight);
       greatest = _mm256_max_epu8(greatest, index);
       const __m256i low = _mm256_shuffle_epi8(low_table, index);
-      const __m256i high = _mm256_add_epi8(_mm256_shuffle_epi8(high_table, index), high_part(codes));
-      sum.add(_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high), x + k);
+      const __m256i part =
+          _mm256_shuffle_epi8(constants.high, _mm256_and_si256(_mm256_srli_epi16(codes, 4), constants.nibble));
+      const __m256i high = _mm256_add_epi8(_mm256_shuffle_epi8(high_table, index), part);
+      const __m256i first = _mm256_unpacklo_epi8(low, high);
+      const __m256i last = _mm256_unpackhi_epi8(low, high);
+      const auto odd_of = [&](__m256i v) { return _mm256_castsi256_ps(_mm256_and_si256(v, constants.odd)); };
+      even = _mm256_fmadd_ps(even_values(first), _mm256_loadu_ps(x + k), even);
+      odd = _mm256_fmadd_ps(odd_of(first), _mm256_loadu_ps(x + k + 8), odd);
+      even = _mm256_fmadd_ps(even_values(last), _mm256_loadu_ps(x + k + 16), even);
+      odd = _mm256_fmadd_ps(odd_of(last), _mm256_loadu_ps(x + k + 24), odd);
     }
     // 0x77 is not a number, 0xf8 and above have e = 0.
     if (_mm256_movemask_epi8(_mm256_adds_epu8(greatest, _mm256_set1_epi8(9))) == 0) {
-      *sums = sum;
+      sums->even = even;
+      sums->odd = odd;
       return;
     }
   }
@@ -276,15 +300,16 @@ void row_products(const Weight& w, const CastTable* tables, int64_t row, int64_t
   const std::byte* rows[R];
   for (int r = 0; r < R; ++r) rows[r] = w.row(row + r * spacing);
   Sums sums[R];
+  const Constants constants;
   for_pieces<kFp8>(w, tables, 0, w.cols, [&](int64_t k, int64_t n, const CastTable* table) {
-#pragma GCC unroll 4
+#pragma GCC unroll 1
     for (int r = 0; r < R; ++r) {
       const std::byte* at = rows[r] + k * kElement;
       for (int64_t line = 0; line < kPiece * kElement; line += 64) {
         _mm_prefetch(reinterpret_cast<const char*>(at) + ahead + line, _MM_HINT_T0);
       }
       if constexpr (kFp8) {
-        add_codes(at, n, *table, x + k, &sums[r]);
+        add_codes(at, n, *table, constants, x + k, &sums[r]);
       } else {
         add_bf16(at, n, x + k, &sums[r]);
       }
