@@ -302,8 +302,7 @@ void row_products(const Weight& w, const CastTable* tables, int64_t row, int64_t
   Sums sums[R];
   const Constants constants;
   for_pieces<kFp8>(w, tables, 0, w.cols, [&](int64_t k, int64_t n, const CastTable* table) {
-#pragma GCC unroll 1
-    for (int r = 0; r < R; ++r) {
+    const auto one_row = [&](int r) {
       const std::byte* at = rows[r] + k * kElement;
       for (int64_t line = 0; line < kPiece * kElement; line += 64) {
         _mm_prefetch(reinterpret_cast<const char*>(at) + ahead + line, _MM_HINT_T0);
@@ -313,6 +312,14 @@ void row_products(const Weight& w, const CastTable* tables, int64_t row, int64_t
       } else {
         add_bf16(at, n, x + k, &sums[r]);
       }
+    };
+    // The look-ups of one row fill the registers; of BF16, rows side by side share the tokens' values.
+    if constexpr (kFp8) {
+#pragma GCC unroll 1
+      for (int r = 0; r < R; ++r) one_row(r);
+    } else {
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) one_row(r);
     }
   });
   for (int r = 0; r < R; ++r) y[r * spacing] = sums[r].total();
