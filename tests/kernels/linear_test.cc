@@ -105,9 +105,10 @@ struct Shape3 {
 };
 
 TEST(Linear, EveryFormatAgreesWithAPlainSum) {
-  const Shape3 shapes[] = {{1, 7, 40, 128, 128},  {3, 130, 200, 128, 128}, {9, 70, 1024, 64, 128}, {4, 33, 300, 32, 32},
-                           {5, 64, 257, 100, 48}, {2, 9, 64, 1, 64},       {6, 20, 384, 128, 192}, {1, 5, 1, 128, 128},
-                           {17, 12, 129, 7, 5},   {14, 37, 4210, 32, 64}};
+  const Shape3 shapes[] = {{1, 7, 40, 128, 128},   {3, 130, 200, 128, 128},   {9, 70, 1024, 64, 128},
+                           {4, 33, 300, 32, 32},   {5, 64, 257, 100, 48},     {2, 9, 64, 1, 64},
+                           {6, 20, 384, 128, 192}, {1, 5, 1, 128, 128},       {17, 12, 129, 7, 5},
+                           {14, 37, 4210, 32, 64}, {60, 141, 2100, 128, 128}, {205, 70, 1100, 32, 64}};
   for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     for (const Shape3& s : shapes) {
@@ -183,8 +184,8 @@ TEST(Linear, TransposedProductAgreesWithAPlainSum) {
 // A row's bits depend on nothing but the row: not on its neighbours, on the rows asked for at once, on gathering, or on
 // threads.
 TEST(Linear, BitsDoNotDependOnTheBatch) {
-  constexpr int64_t T = 13;
-  constexpr int64_t rows = 37;
+  constexpr int64_t T = 55;
+  constexpr int64_t rows = 75;
   for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     for (int64_t cols : {64, 200, 4210}) {
@@ -200,10 +201,12 @@ TEST(Linear, BitsDoNotDependOnTheBatch) {
           std::vector<float> threaded(static_cast<size_t>(T * rows));
           linear(operand.view(), T, {{&w.weight, threaded.data(), rows}}, team);
           EXPECT_EQ(std::memcmp(together.data(), threaded.data(), together.size() * sizeof(float)), 0);
-          // Five tokens stream the weights, thirteen meet them in blocks.
-          std::vector<float> five(static_cast<size_t>(5 * rows));
-          linear_rows(operand.view(), nullptr, 5, w.weight, 0, rows, five.data(), rows);
-          EXPECT_EQ(std::memcmp(together.data(), five.data(), five.size() * sizeof(float)), 0);
+          // Five tokens stream the weights, thirteen and all of them meet them in blocks of two sizes.
+          for (int64_t fewer : {5, 13}) {
+            std::vector<float> some(static_cast<size_t>(fewer * rows));
+            linear_rows(operand.view(), nullptr, fewer, w.weight, 0, rows, some.data(), rows);
+            EXPECT_EQ(std::memcmp(together.data(), some.data(), some.size() * sizeof(float)), 0);
+          }
           for (int32_t t = 0; t < T; ++t) {
             std::vector<float> alone(rows);
             linear_rows(operand.view(), &t, 1, w.weight, 0, 5, alone.data(), rows);
@@ -236,7 +239,7 @@ TEST(Linear, Fp8AndItsCastGiveTheSameBits) {
   const Weight cast = dense_weight(DType::bf16, values.data(), rows, cols, cols);
   for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
-    for (int64_t T : {1, 3, 20}) {
+    for (int64_t T : {1, 3, 20, 50}) {
       const std::vector<float> x = random_activations(T * cols, 3);
       std::vector<float> y[2];
       for (const Weight* weight : {&fp8.weight, &cast}) {
