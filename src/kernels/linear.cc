@@ -21,7 +21,7 @@ int64_t padded(int64_t K) {
 
 size_t element_bytes(OperandForm form) {
   if (form == OperandForm::int8) return 1;
-  return form == OperandForm::f32 ? sizeof(float) : sizeof(uint16_t);
+  return form == OperandForm::bf16 ? sizeof(uint16_t) : sizeof(float);
 }
 
 }  // namespace
@@ -132,6 +132,16 @@ void Operand::prepare_row(const float* x, int64_t K, int64_t t, float least_amax
         std::copy(x, x + K, wide);
       }
       std::fill(wide + K, wide + stride_, 0.0f);
+      break;
+    case OperandForm::f32_pairs:
+      for (int64_t begin = 0; begin < stride_; begin += 32) {
+        float values[32] = {};
+        const int64_t n = std::clamp<int64_t>(K - begin, 0, 32);
+        for (int64_t k = 0; k < n; ++k) {
+          values[k] = rounding_ == OperandRounding::bf16 ? round_to_bf16(x[begin + k]) : x[begin + k];
+        }
+        for (int64_t i = 0; i < 32; ++i) wide[begin + i] = values[paired_column(i)];
+      }
       break;
     case OperandForm::int8:
       break;

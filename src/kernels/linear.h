@@ -46,10 +46,19 @@ enum class OperandRounding {
 
 /// How a kernel reads activations.
 enum class OperandForm {
-  f32,   ///< float32, natural order (already rounded as asked)
-  bf16,  ///< BF16, natural order; also the values of FP8 codes
-  int8,  ///< signed bytes, natural order, with scales and sums
+  f32,        ///< float32, natural order (already rounded as asked)
+  f32_pairs,  ///< float32, each 32 columns in the order of `paired_column`
+  bf16,       ///< BF16, natural order; also the values of FP8 codes
+  int8,       ///< signed bytes, natural order, with scales and sums
 };
+
+/// Column that stands at `position` (of 32) in the form f32_pairs: eights of even and of odd columns, as they come out
+/// where bytes of 32 FP8 codes are interleaved in halves of a register and then taken for pairs of BF16.
+constexpr int64_t paired_column(int64_t position) {
+  const int64_t eight = position / 8;
+  const int64_t lane = position % 8;
+  return lane / 4 * 16 + eight / 2 * 8 + lane % 4 * 2 + eight % 2;
+}
 
 /// Prepared activations, somebody else's memory. Rows are padded with zeros to a multiple of 64 elements (int8: 128).
 struct OperandView {

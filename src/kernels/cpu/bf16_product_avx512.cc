@@ -11,8 +11,8 @@
 namespace fathom {
 namespace {
 
-// Columns of a block of the sum: six tokens of them (24 KB) stay in the first-level cache while rows pass.
-constexpr int64_t kBlockCols = 2048;
+// Columns of a block of the sum: eighteen tokens of them (36 KB) stay in the first-level cache while rows pass.
+constexpr int64_t kBlockCols = 1024;
 
 // Tables of the casts of one row of blocks of scales.
 class CastTables {
@@ -56,17 +56,17 @@ constexpr int64_t kAheadBytes = 2048;
 template <bool kFp8>
 constexpr int kTileTokens = kFp8 ? 4 : 6;
 
-// Tokens that pass while rows of weights are in the second-level cache; 2,048 columns of them are 384 KB.
-constexpr int64_t kPassTokens = 96;
+// Tokens whose pointers are kept together.
+constexpr int64_t kMostTokens = 512;
 // Up to so many tokens the weights' way from memory decides.
-constexpr int64_t kStreamTokens = 12;
+constexpr int64_t kStreamTokens = 8;
 
 // Rows [row, row + R spacing) of a weight, one each `spacing`.
 template <int R>
 struct TileRows {
   const std::byte* at[R];
-  TileRows(const Weight& w, int64_t row, int64_t spacing) {
-    for (int r = 0; r < R; ++r) at[r] = w.row(row + r * spacing);
+  TileRows(const Weight& w, int64_t row, int64_t spacing, int64_t element) {
+    for (int r = 0; r < R; ++r) at[r] = w.data + (row + r * spacing) * w.row_stride * element;
   }
 };
 
@@ -117,9 +117,10 @@ inline void add_products_fp8(const TileRows<R>& rows, const uint8_t* table, int6
 
 // What a tile asks for meanwhile.
 struct Ahead {
-  int64_t rows = 0;            // the bytes so far ahead of each of its rows, if not 0
-  const char* line = nullptr;  // or the cache lines of a piece of memory
-  const char* end = nullptr;
+  int64_t rows = 0;                 // the bytes so far ahead of each of its rows, if not 0
+  const std::byte* next = nullptr;  // or the tile's columns of four other rows, `stride` bytes apart
+  int64_t stride = 0;
+  int64_t element = 0;  // bytes of a value of these rows
 };
 
 // The same for BF16.
@@ -127,7 +128,6 @@ template <int R, int N>
 inline void add_products_bf16(const TileRows<R>& rows, const uint16_t* const* x, int64_t begin, int64_t end,
                               const Ahead& ahead, __m512 (&sums)[R][N]) {
   int64_t k = begin;
-  const char* line = ahead.line;
   const auto step = [&](auto load) {
     __m512bh values[R];
 #pragma GCC unroll 4
@@ -145,10 +145,13 @@ inline void add_products_bf16(const TileRows<R>& rows, const uint16_t* const* x,
   };
   const auto whole = [](const std::byte* at) { return _mm512_loadu_si512(at); };
   while (k + 64 <= end) {
-    if (line < ahead.end) {
-      _mm_prefetch(line, _MM_HINT_T0);
-      _mm_prefetch(line + 64, _MM_HINT_T0);
-      line += 128;
+    if (ahead.next != nullptr) {
+      const auto* line = reinterpret_cast<const char*>(ahead.next) + (k - begin) * ahead.element;
+#pragma GCC unroll 4
+      for (int r = 0; r < 4; ++r, line += ahead.stride) {
+        _mm_prefetch(line, _MM_HINT_T0);
+        if (ahead.element == 2) _mm_prefetch(line + 64, _MM_HINT_T0);
+      }
     }
     step(whole);
     k += 32;
@@ -166,7 +169,7 @@ inline void add_products_bf16(const TileRows<R>& rows, const uint16_t* const* x,
 template <bool kFp8, int R, int N>
 void tile(const Weight& w, const uint8_t* tables, int64_t row, int64_t spacing, const uint16_t* const* x, int64_t begin,
           int64_t end, const Ahead& ahead, float* const* y, int64_t y_row) {
-  const TileRows<R> rows(w, row, spacing);
+  const TileRows<R> rows(w, row, spacing, kFp8 ? 1 : 2);
   __m512 sums[R][N];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
@@ -258,15 +261,27 @@ void stream_products(const Weight& w, int64_t row_begin, int64_t row_end, const 
   }
 }
 
+// How rows and tokens are cut: `rows` of weights in BF16 meet `groups` groups of tokens.
+struct Cut {
+  int64_t rows, groups;
+};
+// Some tokens: they stay in the first-level cache, and the rows pass by four.
+constexpr Cut kFewTokens{4, 3};
+// Many: rows and tokens lie in the second-level cache (128 KB and 384 KB).
+constexpr Cut kManyTokens{64, 32};
+// Where the second cut is the better one.
+constexpr int64_t kManyFrom = 48;
+
 // Row stride of a block of weights in BF16: not a multiple of 4 KB, so that the rows fall on different sets of the
 // cache.
-constexpr int64_t kBlockStride = kBlockCols + 32;
-constexpr int64_t kBlockRows = 32;
-thread_local Buffer cast_block;
+constexpr int64_t kCastStride = kBlockCols + 32;
+struct alignas(64) CastBlock {
+  uint16_t values[kManyTokens.rows * kCastStride];
+};
+thread_local CastBlock cast_block;
 
-// Rows [row, end) and columns [begin, stop) of FP8 weights as BF16.
+// Rows [row, end) and columns [begin, stop) of FP8 weights as BF16, four rows at a time so that they share the tables.
 void cast_rows(const Weight& w, int64_t row, int64_t end, int64_t begin, int64_t stop, uint16_t* out) {
-  const int64_t first_block = begin / w.block_cols;
   const auto store = [](const E4m3Decoder& decoder, __m512i codes, uint16_t* to) {
     __m512bh first;
     __m512bh last;
@@ -274,70 +289,77 @@ void cast_rows(const Weight& w, int64_t row, int64_t end, int64_t begin, int64_t
     _mm512_store_si512(to, reinterpret_cast<__m512i>(first));
     _mm512_store_si512(to + 32, reinterpret_cast<__m512i>(last));
   };
-  for (; row < end; ++row, out += kBlockStride) {
+  const int64_t first_block = begin / w.block_cols;
+  while (row < end) {
+    const int64_t rows = std::min({int64_t{4}, end - row, w.block_rows - row % w.block_rows});
     const std::byte* codes = w.row(row);
     const uint8_t* table = cast_tables.of_row(w, row) + first_block * kE4m3TableBytes;
     int64_t boundary = (first_block + 1) * w.block_cols;
     for (int64_t k = begin; k < stop; boundary += w.block_cols, table += kE4m3TableBytes) {
       const int64_t piece_end = std::min(stop, boundary);
       const E4m3Decoder decoder(table);
-      for (; k + 64 <= piece_end; k += 64) store(decoder, _mm512_loadu_si512(codes + k), out + (k - begin));
+      const auto step = [&](auto load) {
+        for (int64_t r = 0; r < rows; ++r) {
+          store(decoder, load(codes + r * w.row_stride + k), out + r * kCastStride + (k - begin));
+        }
+      };
+      for (; k + 64 <= piece_end; k += 64) step([](const std::byte* at) { return _mm512_loadu_si512(at); });
       if (k < piece_end) {
         const __mmask64 mask = (__mmask64{1} << (piece_end - k)) - 1;
-        store(decoder, _mm512_maskz_loadu_epi8(mask, codes + k), out + (k - begin));
+        step([mask](const std::byte* at) { return _mm512_maskz_loadu_epi8(mask, at); });
         k = piece_end;
       }
     }
+    row += rows;
+    out += rows * kCastStride;
   }
 }
 
-// Many tokens: blocks of 32 rows and 2,048 columns, FP8 brought to BF16 first, down the columns, so that the tokens'
-// share of the columns stays in the second-level cache too. While the tiles of one block are computed, the next one is
-// asked for.
+// More than a few tokens: a block of rows and columns, FP8 brought to BF16 first, meets some groups of tokens. The
+// first tiles ask for the rows that come next.
 template <bool kFp8>
 void block_products(const Weight& w, int64_t row_begin, int64_t row_end, const uint16_t* const* x, int64_t T,
                     float* const* y) {
   constexpr int64_t kElement = kFp8 ? 1 : 2;
   const int64_t K = w.cols;
   const Groups groups(T, kTileTokens<false>);
-  if (kFp8) cast_block.reserve(static_cast<size_t>(kBlockRows * kBlockStride) * sizeof(uint16_t));
+  const Cut cut = T < kManyFrom ? kFewTokens : kManyTokens;
   for (int64_t begin = 0; begin < K; begin += kBlockCols) {
     const int64_t stop = std::min(K, begin + kBlockCols);
-    for (int64_t row = row_begin; row < row_end; row += kBlockRows) {
-      const int64_t end = std::min(row_end, row + kBlockRows);
-      // The block as a weight of its own, whose column 0 stands for column `begin`.
-      Weight block = w;
-      if (kFp8) {
-        cast_rows(w, row, end, begin, stop, cast_block.as<uint16_t>());
+    for (int64_t first = 0; first < groups.count; first += cut.groups) {
+      const int64_t last = std::min(first + cut.groups, groups.count);
+      for (int64_t row = row_begin; row < row_end; row += cut.rows) {
+        const int64_t rows = std::min(cut.rows, row_end - row);
+        // The block as a weight of its own, whose column 0 stands for column `begin`.
+        Weight block = w;
         block.dtype = DType::bf16;
-        block.data = cast_block.as<std::byte>() - 2 * begin;
-        block.row_stride = kBlockStride;
-      } else {
         block.data = w.row(row);
-      }
-      int64_t next_row = end < row_end ? end : row_begin;
-      const int64_t next_end = std::min(row_end, next_row + kBlockRows);
-      const int64_t next_col = end < row_end ? begin : stop;
-      if (next_col >= K) next_row = next_end;
-      for (int64_t g = 0; g < groups.count; ++g) {
-        const int64_t t = groups.first(g);
-        // The first rows of a column block meet activations that come from far: a few tiles ask for the next group's.
-        int64_t next_token = row == row_begin ? t + groups.size(g) : T;
-        const int64_t last_token = g + 1 < groups.count ? next_token + groups.size(g + 1) : next_token;
-        const auto one = [&](const Tile* tiles, int64_t r) {
-          Ahead ahead;
-          if (next_token < std::min(last_token, T)) {
-            ahead.line = reinterpret_cast<const char*>(x[next_token++] + begin);
-            ahead.end = ahead.line + (stop - begin) * 2;
-          } else if (next_row < next_end) {
-            ahead.line = reinterpret_cast<const char*>(w.row(next_row++) + next_col * kElement);
-            ahead.end = ahead.line + (std::min(K, next_col + kBlockCols) - next_col) * kElement;
+        if (kFp8) {
+          cast_rows(w, row, row + rows, begin, stop, cast_block.values);
+          block.data = reinterpret_cast<const std::byte*>(cast_block.values) - 2 * begin;
+          block.row_stride = kCastStride;
+        }
+        const bool more_rows = row + rows < row_end;
+        const int64_t next_row = more_rows ? row + rows : row_begin;
+        const int64_t next_begin = more_rows || last < groups.count ? begin : stop;
+        int64_t asked = next_begin < K ? 0 : rows;
+        for (int64_t g = first; g < last; ++g) {
+          const int64_t t = groups.first(g);
+          int64_t r = 0;
+          for (; r + 4 <= rows; r += 4) {
+            Ahead ahead;
+            if (asked + 4 <= std::min(rows, row_end - next_row)) {
+              ahead = {0, w.row(next_row + asked) + next_begin * kElement, w.row_stride * kElement, kElement};
+              asked += 4;
+            }
+            kTileOf<false, 4>[groups.size(g)](block, nullptr, r, 1, x + t, begin, stop, ahead, y + t,
+                                              row - row_begin + r);
           }
-          tiles[groups.size(g)](block, nullptr, r, 1, x + t, begin, stop, ahead, y + t, row - row_begin + r);
-        };
-        int64_t r = 0;
-        for (; r + 4 <= end - row; r += 4) one(kTileOf<false, 4>, r);
-        for (; r < end - row; ++r) one(kTileOf<false, 1>, r);
+          for (; r < rows; ++r) {
+            kTileOf<false, 1>[groups.size(g)](block, nullptr, r, 1, x + t, begin, stop, Ahead{}, y + t,
+                                              row - row_begin + r);
+          }
+        }
       }
     }
   }
@@ -356,18 +378,15 @@ void bf16_rows_avx512(const OperandView& x, const int32_t* row_index, int64_t T,
                       int64_t row_end, float* y, int64_t y_stride) {
   const bool fp8 = w.dtype == DType::f8_e4m3;
   cast_tables.forget();
-  const int64_t passes = (T + kPassTokens - 1) / kPassTokens;
-  int64_t t0 = 0;
-  for (int64_t pass = 0; pass < passes; ++pass) {
-    const int64_t n = (T - t0 + passes - pass - 1) / (passes - pass);
-    const uint16_t* xs[kPassTokens];
-    float* ys[kPassTokens];
+  for (int64_t t0 = 0; t0 < T; t0 += kMostTokens) {
+    const int64_t n = std::min(T - t0, kMostTokens);
+    const uint16_t* xs[kMostTokens];
+    float* ys[kMostTokens];
     for (int64_t t = 0; t < n; ++t) {
       xs[t] = x.bf16_row(row_index != nullptr ? row_index[t0 + t] : t0 + t);
       ys[t] = y + (t0 + t) * y_stride;
     }
     fp8 ? products<true>(w, row_begin, row_end, xs, n, ys) : products<false>(w, row_begin, row_end, xs, n, ys);
-    t0 += n;
   }
 }
 

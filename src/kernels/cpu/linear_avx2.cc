@@ -1,3 +1,4 @@
+#include "kernels/cpu/bf16_product_avx2.h"
 #include "kernels/cpu/linear_generic.h"
 #include "kernels/cpu/linear_kernels.h"
 #include "kernels/cpu/vectors.h"
@@ -33,15 +34,23 @@ struct Avx2Vec : Avx2Vector {
   }
 };
 
-OperandForm operand_form(const Weight&, OperandRounding) {
-  return OperandForm::f32;
+void linear_rows_avx2(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
+                      int64_t row_end, float* y, int64_t y_stride) {
+  const auto rows = x.form == OperandForm::f32_pairs ? bf16_rows_avx2 : linear_rows_generic<Avx2Vec>;
+  rows(x, row_index, T, w, row_begin, row_end, y, y_stride);
+}
+
+OperandForm operand_form(const Weight& w, OperandRounding rounding) {
+  if (rounding != OperandRounding::none && rounding != OperandRounding::bf16) return OperandForm::f32;
+  // 32 codes that are decoded together must lie in one block of scales.
+  const bool cast = w.dtype == DType::f8_e4m3 && w.block_cols % 32 == 0;
+  return cast || w.dtype == DType::bf16 ? OperandForm::f32_pairs : OperandForm::f32;
 }
 
 }  // namespace
 
 const LinearKernels& linear_kernels_avx2() {
-  static const LinearKernels kernels = {linear_rows_generic<Avx2Vec>, linear_transposed_rows_generic<Avx2Vec>,
-                                        operand_form};
+  static const LinearKernels kernels = {linear_rows_avx2, linear_transposed_rows_generic<Avx2Vec>, operand_form};
   return kernels;
 }
 
