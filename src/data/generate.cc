@@ -1,7 +1,6 @@
 #include "data/generate.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "base/error.h"
 #include "data/dialogue.h"
@@ -48,11 +47,14 @@ std::string list_text(Random& random) {
   return text;
 }
 
-/// Lengths are spread evenly over their logarithm: most are short, the longest come too.
+/// Lengths are spread over octaves: most are short, the longest come too. (No logarithms: the last bits of those differ
+/// between systems.)
 int64_t draw_filler(Random& random, int64_t longest) {
-  const double least = std::log(20.0);
-  const double most = std::log(static_cast<double>(std::max<int64_t>(longest, 20)));
-  return static_cast<int64_t>(std::exp(least + (most - least) * random.uniform()));
+  constexpr int64_t least = 20;
+  int64_t octaves = 0;
+  while (least << (octaves + 1) <= longest) ++octaves;
+  const int64_t low = least << random.below(static_cast<size_t>(octaves + 1));
+  return random.between(low, std::max(low, std::min(2 * low, longest)));
 }
 
 Document retrieval_document(Random& random, const DocumentOptions& options) {

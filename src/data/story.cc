@@ -69,7 +69,7 @@ class Teller {
     set((prefix + "his").c_str(), female ? "her" : "his");
   }
 
-  void person(const std::string& prefix, const std::string& animal, std::string avoid) {
+  void person(const std::string& prefix, const std::string& animal, const std::string& avoid) {
     const bool female = random_.chance(0.5);
     std::string name;
     do {
