@@ -80,12 +80,12 @@ void transformer_layer(const LoadedModel& model, int64_t layer, const Batch& bat
   }
 }
 
-void compute_angles(const LoadedModel& model, const Batch& batch, Workspace& ws) {
+void compute_angles(const LoadedModel& model, const Batch& batch, Workspace& ws, ThreadTeam& team) {
   const int64_t d = model.config.qk_rope_head_dim;
   for (const Span& span : batch.spans) {
-    for (int64_t i = 0; i < span.length; ++i) {
+    team.parallel_for(span.length, [&](int64_t i, int) {
       rope_angles(model.rope, span.position + i, ws.cos_sin.as<float>() + (span.first + i) * d);
-    }
+    });
   }
 }
 
@@ -198,11 +198,11 @@ void forward(const LoadedModel& model, const Batch& batch, Workspace& ws, Thread
   const auto T = static_cast<int64_t>(batch.tokens.size());
   const int64_t hidden = model.config.hidden_size;
   auto* x = ws.hidden.as<float>();
-  for (int64_t t = 0; t < T; ++t) {
+  team.parallel_for(T, [&](int64_t t, int) {
     convert_row_to_f32(model.weights.embed_tokens, batch.tokens[static_cast<size_t>(t)], x + t * hidden);
-  }
+  });
   if (probe != nullptr) probe->values(-1, "embedding", x, T, hidden);
-  compute_angles(model, batch, ws);
+  compute_angles(model, batch, ws, team);
   for (int64_t layer = 0; layer < model.config.num_hidden_layers; ++layer) {
     LayerTape* kept = begin_layer(model, layer, T, tape);
     transformer_layer(model, layer, batch, ws, team, probe, kept);
@@ -228,7 +228,7 @@ void mtp_forward(const LoadedModel& model, int64_t depth, const Batch& batch, co
   });
   ws.operand.prepare(input, T, 2 * hidden, 2 * hidden, mtp.eh_proj, model.head_rounding(mtp.eh_proj), &team);
   linear(ws.operand.view(), T, {{&mtp.eh_proj, ws.hidden.as<float>(), hidden}}, team);
-  compute_angles(model, batch, ws);
+  compute_angles(model, batch, ws, team);
   LayerTape* kept = begin_layer(model, layer, T, tape);
   if (kept != nullptr) kept->previous.put_rows(previous_hidden, T, team);
   transformer_layer(model, layer, batch, ws, team, probe, kept);
