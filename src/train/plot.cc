@@ -16,7 +16,8 @@ using Points = std::vector<std::array<double, 2>>;
 constexpr const char* kColors[] = {"#0072B2", "#D55E00", "#009E73", "#7B3294", "#000000", "#CC79A7", "#56B4E9"};
 constexpr const char* kPaleColors[] = {"#BBD8EA", "#F4CDB3", "#B3DFD3", "#D8C2DF", "#BFBFBF", "#F0D7E4", "#CDE8F8"};
 constexpr const char* kDashes[] = {"1", "(12,4)", "(3,3)", "(12,4,3,4)", "(20,4,3,4,3,4)"};
-constexpr int kPointTypes[] = {7, 5, 9, 13, 11};
+// The first filled, the others hollow: they show where they lie on each other.
+constexpr int kPointTypes[] = {7, 4, 8, 12, 10};
 
 std::string color(size_t run) {
   return kColors[run % std::size(kColors)];
@@ -36,7 +37,7 @@ std::string pale_style(size_t run) {
   return fmt::format("lines lc rgb '{}' lw 0.8", pale_color(run));
 }
 std::string point_style(size_t run) {
-  return fmt::format("points lc rgb '{}' pt {} ps 0.9", color(run), kPointTypes[run % std::size(kPointTypes)]);
+  return fmt::format("points lc rgb '{}' pt {} ps 0.9 lw 1.5", color(run), kPointTypes[run % std::size(kPointTypes)]);
 }
 
 // A curve of thousands of points costs megabytes and shows no more: of every stretch its least and its greatest remain.
@@ -410,12 +411,12 @@ Picture violation_picture(const std::vector<PlotRun>& runs, int64_t smooth_steps
   add_panel(picture, std::move(lines));
   if (all.empty()) return picture;
   // One scale of colours for all runs; the first steps, before the biases have moved, must not take all of it.
-  const auto percentile = all.begin() + static_cast<std::ptrdiff_t>((all.size() - 1) * 98 / 100);
+  const auto percentile = all.begin() + static_cast<std::ptrdiff_t>(all.size() * 98 / 100);
   std::nth_element(all.begin(), percentile, all.end());
   const double greatest = std::max(*percentile, 0.01);
   for (const PlotRun& run : runs) {
     Panel panel;
-    panel.title = "Load violation by layer of " + run.label;
+    panel.title = fmt::format("Load violation by layer of {} (darkest: {:.2g} and more)", run.label, greatest);
     panel.map = violation_map(run.log, greatest);
     panel.height = static_cast<int>(std::clamp<int64_t>(22 * panel.map.rows, 88, 500));
     drop_names(panel.map, panel.height);
