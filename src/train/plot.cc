@@ -443,11 +443,11 @@ Picture learning_rate_picture(const std::vector<PlotRun>& runs) {
   Panel panel;
   panel.title = "Learning rate and batch size";
   double greatest = 0;
-  bool batches = false;
+  int64_t largest_batch = 0;
   for (const PlotRun& run : runs) {
     for (const StepRecord& record : run.log.steps) {
       greatest = std::fmax(greatest, record.learning_rate);
-      batches = batches || record.sequences > 0;
+      largest_batch = std::max(largest_batch, record.sequences);
     }
   }
   const int exponent = greatest > 0 ? static_cast<int>(std::floor(std::log10(greatest) + 1e-9)) : 0;
@@ -458,11 +458,11 @@ Picture learning_rate_picture(const std::vector<PlotRun>& runs) {
     const auto rates = values_of(runs[i].log, [&](const StepRecord& record) { return record.learning_rate / unit; });
     add_line(panel, runs.size() == 1 ? "learning rate" : runs[i].label, i, points_of(runs[i].log, rates));
   }
-  if (batches) {
+  if (largest_batch > 0) {
     panel.second_y_label = "batch size (sequences)";
-    panel.settings.emplace_back("set y2range [0:*]");
+    panel.settings.push_back(fmt::format("set y2range [0:{:.4g}]", 1.1 * static_cast<double>(largest_batch)));
   }
-  for (size_t i = 0; i < runs.size() && batches; ++i) {
+  for (size_t i = 0; i < runs.size() && largest_batch > 0; ++i) {
     add_curve(panel, runs.size() == 1 ? "batch size" : runs[i].label + ", batch size",
               fmt::format("steps lc rgb '{}' lw 2.6 dt (2,3)", runs.size() == 1 ? color(1) : pale_color(i)),
               batch_sizes(runs[i].log), true);
