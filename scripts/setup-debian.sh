@@ -6,10 +6,11 @@ set -euo pipefail
 packages=()
 for group in "$@"; do
   case "$group" in
-    # Compiler and tools; JSON, command line, formatting, regular expressions, line editing; tests and benchmarks.
+    # Compiler and tools; JSON, command line, formatting, regular expressions, line editing; tests and benchmarks; what
+    # `fathom train plot` draws with.
     build) packages+=(g++ cmake ninja-build ccache pkg-config
                       nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libedit-dev
-                      libgtest-dev libgmock-dev libbenchmark-dev) ;;
+                      libgtest-dev libgmock-dev libbenchmark-dev gnuplot-nox) ;;
     # Formatting, static analysis, and the compiler that has libFuzzer.
     lint) packages+=(clang clang-format clang-tidy libclang-rt-14-dev) ;;
     *) echo "setup-debian.sh: unknown group $group; the groups are build and lint" >&2; exit 2 ;;
