@@ -10,8 +10,6 @@
 namespace fathom {
 namespace {
 
-// Tokens of an expert that pass together.
-constexpr int64_t kTokenBlock = 96;
 // Columns of a norm gain that an item sums over all tokens.
 constexpr int64_t kGainCols = 64;
 // Rows of an item of a copy.
@@ -90,15 +88,15 @@ void for_job_rows(const std::vector<Job>& jobs, ThreadTeam& team, Rows rows_of, 
 void down_gradient(const BackwardContext& context, const std::vector<Job>& jobs, const float* d_out, int64_t T,
                    LayerGradientWorkspace& ws, ThreadTeam& team) {
   const int64_t hidden = context.model.config.hidden_size;
-  const Weight like = context.turned(jobs.front().mlp->down_proj);
+  const Weight like = context.turned(jobs.front().mlp->down_proj).turned;
   ws.down_operand.prepare(d_out, T, hidden, hidden, like, context.down_rounding(), &team, kLeastGradientAmax);
   const OperandView dy = ws.down_operand.view();
   for_job_rows(
       jobs, team, [](const Job& job) { return job.inner_size(); },
-      [&](const Job& job, int64_t begin, int64_t end, int) {
-        const Weight down = context.turned(job.mlp->down_proj);
-        linear_rows(dy, job.tokens, job.count, down, begin, end, job.inner + job.row * job.inner_size() + begin,
-                    job.inner_size());
+      [&](const Job& job, int64_t begin, int64_t end, int thread) {
+        input_gradient_rows(dy, job.tokens, job.count, context.turned(job.mlp->down_proj), begin, end, false,
+                            job.inner + job.row * job.inner_size() + begin, job.inner_size(), nullptr,
+                            ws.scratch[static_cast<size_t>(thread)]);
       });
 }
 
@@ -144,7 +142,7 @@ void up_gradient(const BackwardContext& context, const std::vector<Job>& jobs, i
   const int64_t hidden = context.model.config.hidden_size;
   const OperandRounding rounding = context.model.linear_rounding();
   const auto prepare = [&](const Job& job, int64_t rows, Operand& gate, Operand& up) {
-    const Weight like = context.turned(job.mlp->gate_proj);
+    const Weight like = context.turned(job.mlp->gate_proj).turned;
     const int64_t n = job.inner_size();
     gate.prepare(job.gate, rows, n, n, like, rounding, &team, kLeastGradientAmax);
     up.prepare(job.up, rows, n, n, like, rounding, &team, kLeastGradientAmax);
@@ -157,18 +155,11 @@ void up_gradient(const BackwardContext& context, const std::vector<Job>& jobs, i
   team.parallel_for((hidden + step - 1) / step, [&](int64_t item, int thread) {
     const int64_t begin = item * step;
     const int64_t end = std::min(begin + step, hidden);
-    const int64_t n = end - begin;
-    float* partial = reserve(ws.scratch[static_cast<size_t>(thread)], kTokenBlock * n);
     for (int64_t t = 0; t < T; ++t) std::fill(d_normed + t * hidden + begin, d_normed + t * hidden + end, 0.0f);
     for (const Job& job : jobs) {
-      const auto add = [&](const Operand& operand, const Weight& weight) {
-        for (int64_t t0 = 0; t0 < job.count; t0 += kTokenBlock) {
-          const int64_t count = std::min(kTokenBlock, job.count - t0);
-          linear_rows(operand.view(job.row + t0), nullptr, count, weight, begin, end, partial, n);
-          for (int64_t t = 0; t < count; ++t) {
-            add_scaled(partial + t * n, 1.0f, n, d_normed + job.tokens[t0 + t] * hidden + begin);
-          }
-        }
+      const auto add = [&](const Operand& operand, const TurnedWeight& weight) {
+        input_gradient_rows(operand.view(job.row), nullptr, job.count, weight, begin, end, true, d_normed + begin,
+                            hidden, job.tokens, ws.scratch[static_cast<size_t>(thread)]);
       };
       add(job.routed ? ws.gate_operand : ws.always_gate_operand, context.turned(job.mlp->gate_proj));
       add(job.routed ? ws.up_operand : ws.always_up_operand, context.turned(job.mlp->up_proj));
@@ -235,7 +226,7 @@ void router_input_gradient(const BackwardContext& context, int64_t layer, const 
     route_gradient(config, tape.score.f32_row(t), tape.index.data() + t * K, d_weight.data() + t * K, fraction, factor,
                    d_logits + t * E);
   });
-  const Weight gate = context.turned(context.layer(layer).moe->gate);
+  const TurnedWeight gate = context.turned_router(context.layer(layer).moe->gate);
   linear_input_gradient(d_logits, T, gate, OperandRounding::none, true, d_normed, ws.products, team);
 }
 

@@ -18,7 +18,8 @@ struct BackwardContext {
   const ComputeCopies& copies;
 
   const LayerWeights& layer(int64_t i) const { return model.weights.layers[static_cast<size_t>(i)]; }
-  Weight turned(const Weight& weight) const { return fathom::turned(weight, parameters, copies); }
+  TurnedWeight turned(const Weight& weight) const { return fathom::turned(weight, parameters, copies); }
+  TurnedWeight turned_router(const Weight& weight) const { return fathom::turned(weight, parameters, copies, true); }
   template <typename Tensor>
   float* gradient(const Tensor& tensor) const {
     return gradient_of(tensor, parameters, copies);

@@ -15,6 +15,7 @@
 #include "formats/safetensors.h"
 #include "kernels/gradients.h"
 #include "kernels/norm.h"
+#include "kernels/paired_product.h"
 #include "kernels/quantize.h"
 
 namespace fathom {
@@ -326,6 +327,7 @@ void write_parameters(const Parameters& parameters, bool gradients, const std::s
 
 void reserve_copies(const Parameters& parameters, ComputeMode compute, ComputeCopies& copies) {
   copies.compute = compute;
+  copies.paired = compute == ComputeMode::bf16 && has_paired_product();
   const auto size = static_cast<size_t>(parameters.size);
   if (compute == ComputeMode::fp32) {
     copies.turned.reserve(size * sizeof(float));
@@ -352,6 +354,11 @@ void make_copies(const Parameters& parameters, ComputeCopies& copies, ThreadTeam
     if (parameter.matrix()) {
       const int64_t rows = parameter.shape[0];
       std::byte* out = copies.turned.as<std::byte>() + parameter.offset * (wide ? 4 : 2);
+      if (copies.paired && rows % 2 == 0 && parameter.role != TensorRole::router) {
+        pair_rows(DType::f32, master, parameter.shape[1], nullptr, rows, parameter.shape[1], 0, rows / 2,
+                  reinterpret_cast<uint16_t*>(out));
+        return;
+      }
       turn(DType::f32, master, parameter.shape[1], nullptr, rows, parameter.shape[1],
            wide ? TurnedForm::f32 : TurnedForm::bf16, out, rows, rows);
     }
@@ -388,16 +395,17 @@ ModelWeights weights_of(const Parameters& parameters, const ComputeCopies& copie
                                }});
 }
 
-Weight turned(const Weight& weight, const Parameters& parameters, const ComputeCopies& copies) {
+TurnedWeight turned(const Weight& weight, const Parameters& parameters, const ComputeCopies& copies, bool router) {
   const int64_t offset = offset_in(weight.data, plain_array(parameters, copies, weight.dtype), weight.dtype);
   const Buffer& array = weight.dtype == DType::f8_e4m3 ? copies.codes_turned : copies.turned;
   const std::byte* data = array.as<std::byte>() + static_cast<size_t>(offset) * dtype_bytes(weight.dtype);
-  Weight result = dense_weight(weight.dtype, data, weight.cols, weight.rows, weight.rows);
+  TurnedWeight result{dense_weight(weight.dtype, data, weight.cols, weight.rows, weight.rows)};
   if (weight.dtype == DType::f8_e4m3) {
-    result.scale_inv = copies.scale_turned.as<float>() + (weight.scale_inv - copies.scale.as<float>());
-    result.block_rows = weight.block_cols;
-    result.block_cols = weight.block_rows;
+    result.turned.scale_inv = copies.scale_turned.as<float>() + (weight.scale_inv - copies.scale.as<float>());
+    result.turned.block_rows = weight.block_cols;
+    result.turned.block_cols = weight.block_rows;
   }
+  if (copies.paired && weight.rows % 2 == 0 && !router) result.pairs = reinterpret_cast<const uint16_t*>(data);
   return result;
 }
 

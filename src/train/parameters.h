@@ -78,7 +78,9 @@ void write_parameters(const Parameters& parameters, bool gradients, const std::s
 struct ComputeCopies {
   ComputeMode compute = ComputeMode::fp32;
   Buffer plain;                ///< [size] BF16; none in fp32, where the masters themselves are used
-  Buffer turned;               ///< [size] f32 or BF16: matrices transposed
+  Buffer turned;               ///< [size] f32 or BF16: matrices transposed; in bf16, where `paired`, as paired rows
+                               ///< (kernels/paired_product.h) but the routers
+  bool paired = false;         ///< decided by the instruction set when memory is taken
   Buffer codes, codes_turned;  ///< [size] E4M3, w8a8 only
   Buffer scale, scale_turned;  ///< [scales] f32, w8a8 only
 };
@@ -89,8 +91,16 @@ void make_copies(const Parameters& parameters, ComputeCopies& copies, ThreadTeam
 /// Views on the copies, as a model's weights.
 ModelWeights weights_of(const Parameters& parameters, const ComputeCopies& copies);
 
-/// Where the transposed copy [in, out] of a weight that `weights_of` gave lies.
-Weight turned(const Weight& weight, const Parameters& parameters, const ComputeCopies& copies);
+/// A weight W [N, K] as its input gradient dy · W reads it.
+struct TurnedWeight {
+  Weight turned;                    ///< [K, N]; its data is nothing to read where `pairs` is set
+  const uint16_t* pairs = nullptr;  ///< paired rows of W [N, K]
+};
+
+/// Where the copy for input gradients of a weight that `weights_of` gave lies.
+/// `router`: it is a router's, whose products are float32.
+TurnedWeight turned(const Weight& weight, const Parameters& parameters, const ComputeCopies& copies,
+                    bool router = false);
 /// The gradient of a weight or norm gain that `weights_of` gave.
 float* gradient_of(const Weight& weight, Parameters& parameters, const ComputeCopies& copies);
 float* gradient_of(const TensorView& tensor, Parameters& parameters, const ComputeCopies& copies);

@@ -5,6 +5,7 @@
 #include "base/number_formats.h"
 #include "kernels/gradients.h"
 #include "kernels/norm.h"
+#include "kernels/paired_product.h"
 #include "kernels/quantize.h"
 
 namespace fathom {
@@ -12,10 +13,12 @@ namespace {
 
 // Tokens of a tile of an input gradient that is added to what is there.
 constexpr int64_t kTokenBlock = 96;
+// Tokens of an item of an input gradient.
+constexpr int64_t kInputTokens = 512;
 // Tile of a weight gradient. Its left side passes in runs of 96 rows (see bf16_product_avx512.cc).
 constexpr int64_t kTileRows = 192;
 constexpr int64_t kTileCols = 128;
-// Columns of a matrix that an item turns around.
+// Columns of a matrix that an item turns around, and pairs of rows that it pairs.
 constexpr int64_t kTurnCols = 64;
 
 int64_t padded(int64_t n) {
@@ -42,18 +45,22 @@ struct Slab {
   int64_t tokens;
   ProductForm form;
   bool left;
+  bool paired;       // [tokens / 2, cols, 2] for kernels/paired_product.h; then either side
   bool wide;         // elements are float32
   int64_t bytes;     // of an element
   size_t at = 0;     // bytes into the slabs
   size_t scale = 0;  // floats into the scales
 
   int64_t stride() const { return padded(tokens); }
+  int64_t pairs() const { return (tokens + 1) / 2; }
   size_t size() const { return static_cast<size_t>(rows->cols * stride() * bytes + 63) / 64 * 64; }
 };
 
 Slab make_slab(const TokenRows& rows, int64_t tokens, ProductForm form, bool left) {
-  Slab slab{&rows, tokens, form, left, false, 0};
-  if (left) {
+  Slab slab{&rows, tokens, form, left, form == ProductForm::bf16 && has_paired_product(), false, 0};
+  if (slab.paired) {
+    slab.bytes = 2;
+  } else if (left) {
     Weight like = dense_weight(weight_type(form), nullptr, 1, tokens, tokens);
     like.block_rows = 1;
     like.block_cols = kActivationGroup;
@@ -68,7 +75,7 @@ Slab make_slab(const TokenRows& rows, int64_t tokens, ProductForm form, bool lef
 
 bool same_slab(const Slab& a, const Slab& b) {
   return a.rows->data == b.rows->data && a.rows->index == b.rows->index && a.rows->cols == b.rows->cols &&
-         a.tokens == b.tokens && a.form == b.form && a.left == b.left;
+         a.tokens == b.tokens && a.form == b.form && a.paired == b.paired && (a.paired || a.left == b.left);
 }
 
 // One row of a slab to E4M3: codes on the right, their values on the left.
@@ -88,6 +95,10 @@ void quantize_row(const Slab& slab, const float* values, int64_t c, std::byte* o
       reinterpret_cast<uint16_t*>(out)[c * slab.stride() + t] = f32_to_bf16(value);
     }
   }
+}
+
+uint16_t* paired_slab(const Slab& slab, ProductWorkspace& ws) {
+  return reinterpret_cast<uint16_t*>(ws.slabs.as<std::byte>() + slab.at);
 }
 
 void turn_piece(const Slab& slab, int64_t c_begin, int64_t c_end, ProductWorkspace& ws, Buffer& scratch) {
@@ -138,29 +149,56 @@ Weight right_view(const Slab& slab, const ProductWorkspace& ws) {
 
 }  // namespace
 
-void linear_input_gradient(const float* dy, int64_t T, const Weight& turned, OperandRounding rounding, bool accumulate,
-                           float* dx, ProductWorkspace& ws, ThreadTeam& team) {
-  const int64_t N = turned.cols;
-  const int64_t K = turned.rows;
-  ws.tiles.resize(static_cast<size_t>(team.size()));
-  ws.operand.prepare(dy, T, N, N, turned, rounding, &team, kLeastGradientAmax);
-  if (!accumulate) {
-    linear(ws.operand.view(), T, {{&turned, dx, K}}, team);
+void input_gradient_rows(const OperandView& dy, const int32_t* index, int64_t T, const TurnedWeight& weight,
+                         int64_t begin, int64_t end, bool accumulate, float* dx, int64_t dx_stride,
+                         const int32_t* dx_index, Buffer& scratch) {
+  if (weight.pairs != nullptr) {
+    const PairedLeft left{dy.bf16_row(0), dy.stride, 2, index};
+    paired_product(left, T, weight.pairs, weight.turned.rows, weight.turned.cols / 2, begin, end, dx, dx_stride,
+                   dx_index, accumulate);
     return;
   }
-  const int64_t step = rows_per_item(K, team.size());
-  team.parallel_for((K + step - 1) / step, [&](int64_t item, int thread) {
-    const int64_t begin = item * step;
-    const int64_t end = std::min(begin + step, K);
-    Buffer& tile = ws.tiles[static_cast<size_t>(thread)];
-    tile.reserve(static_cast<size_t>(kTokenBlock * step) * sizeof(float));
-    for (int64_t t0 = 0; t0 < T; t0 += kTokenBlock) {
-      const int64_t count = std::min(kTokenBlock, T - t0);
-      linear_rows(ws.operand.view(t0), nullptr, count, turned, begin, end, tile.as<float>(), end - begin);
-      for (int64_t t = 0; t < count; ++t) {
-        add_scaled(tile.as<float>() + t * (end - begin), 1.0f, end - begin, dx + (t0 + t) * K + begin);
+  if (!accumulate && dx_index == nullptr) {
+    linear_rows(dy, index, T, weight.turned, begin, end, dx, dx_stride);
+    return;
+  }
+  const int64_t n = end - begin;
+  scratch.reserve(static_cast<size_t>(kTokenBlock * n) * sizeof(float));
+  auto* tile = scratch.as<float>();
+  for (int64_t t0 = 0; t0 < T; t0 += kTokenBlock) {
+    const int64_t count = std::min(kTokenBlock, T - t0);
+    std::vector<int32_t> own(static_cast<size_t>(count));
+    for (int64_t t = 0; t < count; ++t) {
+      own[static_cast<size_t>(t)] = index != nullptr ? index[t0 + t] : static_cast<int32_t>(t0 + t);
+    }
+    linear_rows(dy, own.data(), count, weight.turned, begin, end, tile, n);
+    for (int64_t t = 0; t < count; ++t) {
+      float* to = dx + (dx_index != nullptr ? dx_index[t0 + t] : t0 + t) * dx_stride;
+      if (accumulate) {
+        add_scaled(tile + t * n, 1.0f, n, to);
+      } else {
+        std::copy_n(tile + t * n, n, to);
       }
     }
+  }
+}
+
+void linear_input_gradient(const float* dy, int64_t T, const TurnedWeight& weight, OperandRounding rounding,
+                           bool accumulate, float* dx, ProductWorkspace& ws, ThreadTeam& team) {
+  const int64_t N = weight.turned.cols;
+  const int64_t K = weight.turned.rows;
+  ws.tiles.resize(static_cast<size_t>(team.size()));
+  ws.operand.prepare(dy, T, N, N, weight.turned, rounding, &team, kLeastGradientAmax);
+  // Runs of tokens by columns: enough items for the team where there are few columns.
+  const int64_t step = std::min<int64_t>(K, kTileCols);
+  const int64_t across = (K + step - 1) / step;
+  const int64_t runs = (T + kInputTokens - 1) / kInputTokens;
+  team.parallel_for(across * runs, [&](int64_t item, int thread) {
+    const int64_t begin = item % across * step;
+    const int64_t t0 = item / across * kInputTokens;
+    const int64_t count = std::min(kInputTokens, T - t0);
+    input_gradient_rows(ws.operand.view(t0), nullptr, count, weight, begin, std::min(begin + step, K), accumulate,
+                        dx + t0 * K + begin, K, nullptr, ws.tiles[static_cast<size_t>(thread)]);
   });
 }
 
@@ -203,10 +241,17 @@ void linear_weight_gradients(std::span<const WeightGradientJob> jobs, ProductWor
 
   std::vector<std::pair<size_t, int64_t>> pieces;
   for (size_t i = 0; i < slabs.size(); ++i) {
-    for (int64_t c = 0; c < slabs[i].rows->cols; c += kTurnCols) pieces.emplace_back(i, c);
+    const int64_t end = slabs[i].paired ? slabs[i].pairs() : slabs[i].rows->cols;
+    for (int64_t c = 0; c < end; c += kTurnCols) pieces.emplace_back(i, c);
   }
   team.parallel_for(static_cast<int64_t>(pieces.size()), [&](int64_t item, int thread) {
     const auto [slab, c] = pieces[static_cast<size_t>(item)];
+    if (slabs[slab].paired) {
+      const TokenRows& rows = *slabs[slab].rows;
+      pair_rows(rows.dtype, rows.data, rows.stride, rows.index, slabs[slab].tokens, rows.cols, c,
+                std::min(c + kTurnCols, slabs[slab].pairs()), paired_slab(slabs[slab], ws));
+      return;
+    }
     turn_piece(slabs[slab], c, std::min(c + kTurnCols, slabs[slab].rows->cols), ws,
                ws.tiles[static_cast<size_t>(thread)]);
   });
@@ -220,6 +265,12 @@ void linear_weight_gradients(std::span<const WeightGradientJob> jobs, ProductWor
     const int64_t k0 = (item - own.first) % own.across * kTileCols;
     const int64_t rows = std::min(kTileRows, job.dy.cols - n0);
     const int64_t k1 = std::min(k0 + kTileCols, job.x.cols);
+    if (slabs[own.left].paired) {
+      const PairedLeft left{paired_slab(slabs[own.left], ws) + 2 * n0, 2, 2 * job.dy.cols};
+      paired_product(left, rows, paired_slab(slabs[own.right], ws), job.x.cols, slabs[own.right].pairs(), k0, k1,
+                     job.gradient + n0 * job.x.cols + k0, job.x.cols, nullptr, true);
+      return;
+    }
     Buffer& tile = ws.tiles[static_cast<size_t>(thread)];
     tile.reserve(static_cast<size_t>(kTileRows * kTileCols) * sizeof(float));
     linear_rows(left_view(slabs[own.left], ws, n0), nullptr, rows, right_view(slabs[own.right], ws), k0, k1,

@@ -6,6 +6,7 @@
 #include "base/buffer.h"
 #include "base/thread_team.h"
 #include "kernels/linear.h"
+#include "train/parameters.h"
 
 namespace fathom {
 
@@ -26,9 +27,16 @@ struct ProductWorkspace {
 
 /// dx[t, k] = or += Σ_n dy[t, n] W[n, k]: the input half.
 ///
-/// Shapes:  dy [T, N], dx [T, K] f32; turned [K, N], the transposed weight, of a type that fits `rounding`.
-void linear_input_gradient(const float* dy, int64_t T, const Weight& turned, OperandRounding rounding, bool accumulate,
-                           float* dx, ProductWorkspace& workspace, ThreadTeam& team);
+/// Shapes:  dy [T, N], dx [T, K] f32; weight W [N, K], of a type that fits `rounding`.
+void linear_input_gradient(const float* dy, int64_t T, const TurnedWeight& weight, OperandRounding rounding,
+                           bool accumulate, float* dx, ProductWorkspace& workspace, ThreadTeam& team);
+
+/// The same on this thread, for columns [begin, end) and chosen tokens: row(t) = index ? index[t] : t of `dy`, which
+/// `prepare` made ready for `weight.turned`, gives dx_index ? dx_index[t] : t of dx, whose rows of end − begin columns
+/// are `dx_stride` floats apart. Every row of dx at most once. `scratch` grows to its greatest use.
+void input_gradient_rows(const OperandView& dy, const int32_t* index, int64_t T, const TurnedWeight& weight,
+                         int64_t begin, int64_t end, bool accumulate, float* dx, int64_t dx_stride,
+                         const int32_t* dx_index, Buffer& scratch);
 
 /// Rows that a product over tokens reads: row t is data[index ? index[t] : t].
 struct TokenRows {

@@ -112,19 +112,28 @@ TEST(TrainProducts, InputGradient) {
   struct Form {
     Weight weight;
     OperandRounding rounding;
+    bool paired = false;
   };
   ThreadTeam team(2);
   ProductWorkspace workspace;
   for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
-    for (const Form& form : {Form{dense_weight(DType::f32, turned.data(), K, N, N), OperandRounding::none},
-                             Form{dense_weight(DType::bf16, narrow.data(), K, N, N), OperandRounding::bf16},
-                             Form{fp8, OperandRounding::fp8}, Form{fp8, OperandRounding::fp8_ue8m0}}) {
+    std::vector<uint16_t> pairs(w.size());
+    std::vector<Form> forms = {Form{dense_weight(DType::f32, turned.data(), K, N, N), OperandRounding::none},
+                               Form{dense_weight(DType::bf16, narrow.data(), K, N, N), OperandRounding::bf16},
+                               Form{fp8, OperandRounding::fp8}, Form{fp8, OperandRounding::fp8_ue8m0}};
+    if (has_paired_product()) {
+      pair_rows(DType::f32, w.data(), K, nullptr, N, K, 0, N / 2, pairs.data());
+      forms.push_back(forms[1]);
+      forms.back().paired = true;
+    }
+    for (const Form& form : forms) {
+      const TurnedWeight weight{form.weight, form.paired ? pairs.data() : nullptr};
       SCOPED_TRACE(testing::Message() << isa_name(isa) << ", rounding " << static_cast<int>(form.rounding));
       std::vector<float> dx(static_cast<size_t>(T * K), -1.0f);
       std::vector<float> added(static_cast<size_t>(T * K), 1e-5f);
-      linear_input_gradient(dy.data(), T, form.weight, form.rounding, false, dx.data(), workspace, team);
-      linear_input_gradient(dy.data(), T, form.weight, form.rounding, true, added.data(), workspace, team);
+      linear_input_gradient(dy.data(), T, weight, form.rounding, false, dx.data(), workspace, team);
+      linear_input_gradient(dy.data(), T, weight, form.rounding, true, added.data(), workspace, team);
       for (int64_t t = 0; t < T; ++t) {
         std::vector<float> row(dy.begin() + t * N, dy.begin() + (t + 1) * N);
         if (form.weight.dtype == DType::f8_e4m3) {

@@ -1,0 +1,155 @@
+#include "kernels/cpu/paired_product_avx512.h"
+
+#include <algorithm>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+namespace fathom {
+namespace {
+
+// A block of the right side: 128 pairs of 64 columns, 32 KB of the first-level cache.
+constexpr int64_t kPairs = 128;
+constexpr int64_t kCols = 64;
+constexpr int kRows = 6;
+
+struct alignas(64) RightBlock {
+  uint16_t values[kPairs * kCols * 2];
+};
+thread_local RightBlock right_block;
+
+inline __m512bh as_bf16(__m512i bits) {
+  return reinterpret_cast<__m512bh>(bits);
+}
+
+// R rows by V vectors of 16 columns over `pairs` pairs of the block; the last vector's columns are those of `mask`.
+template <int R, int V>
+void tile(const uint16_t* const* left, int64_t pair_stride, const uint16_t* block, int64_t pairs, float* const* y,
+          __mmask16 mask, bool add) {
+  __m512 sums[R][V];
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const __mmask16 lanes = v + 1 == V ? mask : static_cast<__mmask16>(0xffff);
+      sums[r][v] = add ? _mm512_maskz_loadu_ps(lanes, y[r] + 16 * v) : _mm512_setzero_ps();
+    }
+  }
+  for (int64_t p = 0; p < pairs; ++p) {
+    __m512bh right[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) right[v] = as_bf16(_mm512_load_si512(block + p * kCols * 2 + 32 * v));
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+      int32_t pair;
+      std::memcpy(&pair, left[r] + p * pair_stride, sizeof(pair));
+      const __m512bh value = as_bf16(_mm512_set1_epi32(pair));
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], right[v], value);
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const __mmask16 lanes = v + 1 == V ? mask : static_cast<__mmask16>(0xffff);
+      _mm512_mask_storeu_ps(y[r] + 16 * v, lanes, sums[r][v]);
+    }
+  }
+}
+
+using Tile = void (*)(const uint16_t* const* left, int64_t pair_stride, const uint16_t* block, int64_t pairs,
+                      float* const* y, __mmask16 mask, bool add);
+template <int V>
+constexpr Tile kTilesOf[] = {nullptr, tile<1, V>, tile<2, V>, tile<3, V>, tile<4, V>, tile<5, V>, tile<6, V>};
+constexpr const Tile* kTiles[] = {nullptr, kTilesOf<1>, kTilesOf<2>, kTilesOf<3>, kTilesOf<4>};
+
+void copy_block(const uint16_t* right, int64_t right_cols, int64_t pairs, int64_t cols) {
+  uint16_t* out = right_block.values;
+  for (int64_t p = 0; p < pairs; ++p, right += right_cols * 2, out += kCols * 2) {
+    int64_t c = 0;
+    for (; c + 16 <= cols; c += 16) _mm512_store_si512(out + 2 * c, _mm512_loadu_si512(right + 2 * c));
+    if (c < cols) {
+      const auto mask = static_cast<__mmask16>((1u << (cols - c)) - 1);
+      _mm512_store_si512(out + 2 * c, _mm512_maskz_loadu_epi32(mask, right + 2 * c));
+    }
+  }
+}
+
+// 16 columns of two rows as BF16 pairs.
+inline __m512i interleave(__m256i first, __m256i second) {
+  return _mm512_or_si512(_mm512_cvtepu16_epi32(first), _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16));
+}
+
+struct FromF32 {
+  using Element = float;
+  static __m256i load(const float* x, __mmask16 mask) {
+    return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, x)));
+  }
+};
+struct FromBf16 {
+  using Element = uint16_t;
+  static __m256i load(const uint16_t* x, __mmask16 mask) { return _mm256_maskz_loadu_epi16(mask, x); }
+};
+
+template <typename From>
+void pair_rows_of(const void* data, int64_t stride, const int32_t* index, int64_t rows, int64_t cols,
+                  int64_t pair_begin, int64_t pair_end, uint16_t* out) {
+  const auto* x = static_cast<const typename From::Element*>(data);
+  const auto row = [&](int64_t r) { return x + (index != nullptr ? index[r] : r) * stride; };
+  for (int64_t p = pair_begin; p < pair_end; ++p) {
+    const auto* first = row(2 * p);
+    const auto* second = 2 * p + 1 < rows ? row(2 * p + 1) : nullptr;
+    uint16_t* to = out + p * cols * 2;
+    for (int64_t c = 0; c < cols; c += 16) {
+      const auto mask = static_cast<__mmask16>(cols - c >= 16 ? 0xffff : (1u << (cols - c)) - 1);
+      const __m256i low = From::load(first + c, mask);
+      const __m256i high = second != nullptr ? From::load(second + c, mask) : _mm256_setzero_si256();
+      _mm512_mask_storeu_epi32(to + 2 * c, mask, interleave(low, high));
+    }
+  }
+}
+
+}  // namespace
+
+void paired_product_avx512(const PairedLeft& left, int64_t rows, const uint16_t* right, int64_t right_cols,
+                           int64_t pairs, int64_t begin, int64_t end, float* y, int64_t y_stride,
+                           const int32_t* y_index, bool accumulate) {
+  for (int64_t c = begin; c < end; c += kCols) {
+    const int64_t cols = std::min(kCols, end - c);
+    const int64_t vectors = (cols + 15) / 16;
+    const auto mask = static_cast<__mmask16>((1u << (cols - 16 * (vectors - 1))) - 1);
+    for (int64_t p = 0; p < pairs; p += kPairs) {
+      const int64_t count = std::min(kPairs, pairs - p);
+      copy_block(right + (p * right_cols + c) * 2, right_cols, count, cols);
+      for (int64_t r = 0; r < rows;) {
+        // As even as can be: 7 rows are 4 and 3, not 6 and 1.
+        const int64_t left_over = rows - r;
+        const int64_t tiles = (left_over + kRows - 1) / kRows;
+        const int64_t n = (left_over + tiles - 1) / tiles;
+        const uint16_t* from[kRows];
+        float* to[kRows];
+        for (int64_t i = 0; i < n; ++i) {
+          from[i] =
+              left.data + (left.index != nullptr ? left.index[r + i] : r + i) * left.row_stride + p * left.pair_stride;
+          to[i] = y + (y_index != nullptr ? y_index[r + i] : r + i) * y_stride + (c - begin);
+        }
+        kTiles[vectors][n](from, left.pair_stride, right_block.values, count, to, mask, accumulate || p > 0);
+        r += n;
+      }
+    }
+  }
+}
+
+void pair_rows_avx512(DType from, const void* x, int64_t x_stride, const int32_t* index, int64_t rows, int64_t cols,
+                      int64_t pair_begin, int64_t pair_end, uint16_t* out) {
+  if (from == DType::bf16) {
+    pair_rows_of<FromBf16>(x, x_stride, index, rows, cols, pair_begin, pair_end, out);
+  } else {
+    pair_rows_of<FromF32>(x, x_stride, index, rows, cols, pair_begin, pair_end, out);
+  }
+}
+
+}  // namespace fathom
+#endif
