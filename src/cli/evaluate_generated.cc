@@ -99,6 +99,7 @@ ordered_json tally_json(const AnswerTally& tally) {
           {"percent", 100 * tally.fraction()},
           {"interval_95", {100 * interval.low, 100 * interval.high}},
           {"too_long", tally.too_long},
+          {"broken_off", tally.broken_off},
           {"mean_prompt_tokens", tally.mean_prompt_tokens()},
           {"mean_answer_tokens", tally.mean_answer_tokens()}};
 }

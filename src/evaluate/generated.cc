@@ -86,6 +86,7 @@ void AnswerTally::add(const ItemAnswer& answer) {
   ++items;
   right += answer.right ? 1 : 0;
   too_long += answer.fits ? 0 : 1;
+  broken_off += answer.fits && answer.finish_reason == FinishReason::length ? 1 : 0;
   prompt_tokens += answer.prompt_tokens;
   answer_tokens += answer.answer_tokens;
 }

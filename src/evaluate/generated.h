@@ -66,6 +66,7 @@ struct AnswerTally {
   int64_t items = 0;
   int64_t right = 0;
   int64_t too_long = 0;       ///< of the items: not asked, and wrong
+  int64_t broken_off = 0;     ///< of the items: the answer reached its greatest length
   int64_t prompt_tokens = 0;  ///< of all items
   int64_t answer_tokens = 0;  ///< of those asked
 
