@@ -30,7 +30,7 @@ struct Arguments {
   int64_t items = 200;
   uint64_t seed = 0;
   int64_t filler_words = 0, prompt_tokens = 0;
-  int64_t max_tokens = 512;
+  int64_t max_tokens = 256;
   int64_t show = 0;
   bool json = false;
 };
