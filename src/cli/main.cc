@@ -47,6 +47,7 @@ int run(int argc, char** argv) {
   fathom::add_data_command(app, exit_code);
   fathom::add_synth_command(app, exit_code);
   fathom::add_train_command(app, exit_code);
+  fathom::add_evaluate_command(app, exit_code);
   fathom::add_bench_command(app, exit_code);
   fathom::add_compare_command(app, exit_code);
 
