@@ -29,10 +29,6 @@ struct Arguments {
   int threads = 0;
 };
 
-std::string megabytes(uint64_t bytes) {
-  return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6);
-}
-
 std::string duration(double seconds) {
   const auto minutes = static_cast<int64_t>(seconds / 60);
   if (minutes >= 60) return fmt::format("{} h {:02} min", minutes / 60, minutes % 60);
@@ -40,15 +36,10 @@ std::string duration(double seconds) {
 }
 
 std::string plan_text(const Recipe& recipe, const PretrainPlan& plan) {
-  const TrainingMemory& memory = plan.memory;
-  std::string text = fmt::format("{} steps, {} tokens; {:.2f} M active weights per token (with head and MTP)\n",
-                                 plan.steps, recipe.tokens, static_cast<double>(active_weights(recipe.model)) / 1e6);
-  text += fmt::format(
-      "memory {}: masters {}, gradients {}, moments {}, compute copies {}, kept activations {}, workspace {}",
-      megabytes(plan.bytes()), megabytes(memory.masters), megabytes(memory.gradients), megabytes(memory.moments),
-      megabytes(memory.compute_copies), megabytes(memory.tape), megabytes(memory.workspace));
-  if (plan.average_bytes > 0) text += fmt::format(", average {}", megabytes(plan.average_bytes));
-  text += "\n";
+  std::string text =
+      fmt::format("{} steps, {} tokens; {:.2f} M active weights per token (with head and MTP)\nmemory {}\n", plan.steps,
+                  recipe.tokens, static_cast<double>(active_weights(recipe.model)) / 1e6,
+                  training_memory_text(plan.memory, plan.average_bytes));
   if (plan.start_step > 0) text += fmt::format("goes on after step {}\n", plan.start_step);
   return text;
 }

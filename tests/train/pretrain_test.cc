@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <set>
 
 #include "base/interrupt.h"
 #include "formats/checkpoint.h"
@@ -50,9 +51,10 @@ TEST(Pretrain, TheLossGoesDown) {
   for (const char* precision : {"fp32", "bf16", "fp8"}) {
     SCOPED_TRACE(precision);
     const TemporaryDirectory directory;
-    const auto steps = train(with(tiny_recipe(), {{"precision", precision}, {"tokens", 48 * 4 * 60}}),
-                             directory.file("run"), 0, false, 2);
-    ASSERT_GE(steps.size(), 50u);
+    const auto steps =
+        train(with(tiny_recipe(), {{"precision", precision}, {"tokens", 48 * 4 * 50}, {"checkpoint_every", 1000}}),
+              directory.file("run"));
+    ASSERT_GE(steps.size(), 45u);
     EXPECT_EQ(static_cast<int64_t>(steps.size()), steps.front().steps);
     EXPECT_NEAR(steps.front().losses.main, std::log(320), 0.3);  // knows nothing
     double last = 0;
@@ -143,6 +145,20 @@ TEST(Pretrain, MicroBatchesAddUpToTheBatch) {
                                            {"balance_loss_alpha", 0.1},
                                            {"tokens", 1},
                                            {"validate_every", 0}});
+  // Else the test would show nothing.
+  const TokenDataset dataset(tiny_data().shards);
+  ShuffledSequences sequences(dataset, 7);
+  std::set<int64_t> labels;
+  std::vector<int32_t> row(49);
+  for (uint64_t part = 0; part < 15; ++part) {
+    int64_t own = 0;
+    for (uint64_t i = 0; i < 4; ++i) {
+      sequences.read(4 * part + i, row);
+      own += 48 - std::count(row.begin() + 1, row.end(), dataset.pad_token_id());
+    }
+    labels.insert(own);
+  }
+  ASSERT_GT(labels.size(), 1u);
   const auto whole = train(with(recipe, {{"micro_batch_sequences", 60}}), directory.file("whole"));
   const auto parts = train(with(recipe, {{"micro_batch_sequences", 4}}), directory.file("parts"));
   ASSERT_EQ(whole.size(), 1u);
@@ -195,6 +211,41 @@ TEST(Pretrain, ANewBudgetMayBeGivenOnResume) {
   const json longer = with(tiny_recipe(), {{"tokens", 48 * 16}});
   EXPECT_GT(train(longer, run, 0, true).size(), 0u);
   EXPECT_EQ(parse_recipe(json::parse(files_below(run).at("recipe.json")), "kept").tokens, 48 * 16);
+}
+
+// From a trained checkpoint, with YaRN, on longer sequences; stopped and resumed like any other run.
+TEST(Pretrain, ExtendsTheContextOfACheckpoint) {
+  const TemporaryDirectory directory;
+  train(tiny_recipe(), directory.file("short"));
+  tiny_data().pack(tiny_data().tokenizer, directory.file("shards-96"), 96, 0.1);
+  json recipe = with(tiny_recipe(), {{"start_from", step_directory(directory.file("short"), 24)},
+                                     {"model_changes",
+                                      {{"max_position_embeddings", 128},
+                                       {"rope_scaling",
+                                        {{"type", "yarn"},
+                                         {"factor", 2},
+                                         {"original_max_position_embeddings", 64},
+                                         {"beta_fast", 32},
+                                         {"beta_slow", 1},
+                                         {"mscale", 1.0},
+                                         {"mscale_all_dim", 1.0}}}}},
+                                     {"data", directory.file("shards-96")},
+                                     {"tokens", 96 * 12},
+                                     {"first_batch_sequences", 0},
+                                     {"learning_rate", 1e-3}});
+  recipe.erase("model");
+  const auto whole = train(recipe, directory.file("long"));
+  ASSERT_EQ(whole.size(), 3u);
+  EXPECT_LT(whole.front().losses.main, std::log(320) - 0.5);  // it is not a random model
+  train(recipe, directory.file("parts"), 1);
+  // The weights that it began with are not needed any more.
+  fs::remove(step_directory(directory.file("short"), 24) + "/model-00001-of-00001.safetensors");
+  train(recipe, directory.file("parts"), 0, true);
+  const std::string last = step_directory(directory.file("long"), 3);
+  expect_same_files(last, step_directory(directory.file("parts"), 3));
+  const ModelConfig config = read_model_config(last);
+  EXPECT_EQ(config.max_position_embeddings, 128);
+  EXPECT_EQ(config.yarn->factor, 2);
 }
 
 // Expects that a run is refused with exit code 2's kind of error, and leaves no directory.

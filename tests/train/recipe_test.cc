@@ -17,7 +17,7 @@ json minimal() {
 
 Recipe parsed(const json& changes) {
   json object = minimal();
-  object.update(changes);
+  if (!changes.empty()) object.update(changes);
   return parse_recipe(object, "r.json");
 }
 
