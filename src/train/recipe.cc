@@ -269,14 +269,21 @@ StepPlan plan_step(const Recipe& r, int64_t step, int64_t tokens) {
 int64_t count_steps(const Recipe& recipe, int64_t sequence_length) {
   int64_t steps = 0;
   int64_t tokens = 0;
-  for (; tokens < recipe.tokens; ++steps) {
-    const int64_t sequences = plan_step(recipe, steps + 1, tokens).sequences;
-    if (sequences == recipe.batch_sequences) break;  // the ramp is over
-    tokens += sequences * sequence_length;
+  while (tokens < recipe.tokens) {
+    // Steps of one size at once: the ramp only rises, so that they lie together.
+    const int64_t size = plan_step(recipe, steps + 1, tokens).sequences;
+    const int64_t each = size * sequence_length;
+    int64_t same = 1;                                               // so many are of this size
+    int64_t more = (recipe.tokens - tokens + each - 1) / each + 1;  // so many are not, or pass the budget
+    while (more - same > 1) {
+      const int64_t middle = same + (more - same) / 2;
+      const int64_t last = tokens + (middle - 1) * each;
+      (plan_step(recipe, steps + middle, last).sequences == size ? same : more) = middle;
+    }
+    steps += same;
+    tokens += same * each;
   }
-  const int64_t left = std::max<int64_t>(0, recipe.tokens - tokens);
-  const int64_t each = recipe.batch_sequences * sequence_length;
-  return steps + (left + each - 1) / each;
+  return steps;
 }
 
 }  // namespace fathom

@@ -142,6 +142,27 @@ void take(const SafetensorsFile& file, const Part& part) {
   std::memcpy(const_cast<void*>(part.data), file.view(*entry).data, bytes_of(part));
 }
 
+// Compares one part of two identities field by field.
+void check_same(const json& before, const json& now, const std::string& part, const std::string& path) {
+  const auto found = before.find(part);
+  if (found == before.end() || !found->is_object() || found->empty()) throw_bad_input("{}: {} is missing.", path, part);
+  const json then = found->flatten();
+  const json after = now.at(part).flatten();
+  const auto text = [](const json& values, const std::string& name) {
+    return values.contains(name) ? values[name].dump() : std::string("nothing");
+  };
+  json names = then;
+  names.update(after);
+  for (const auto& item : names.items()) {
+    const std::string& name = item.key();
+    if (text(then, name) == text(after, name)) continue;
+    std::string field = name.substr(1);
+    std::replace(field.begin(), field.end(), '/', '.');
+    throw_bad_input("{}: the run's {} has {} {} and is to go on with {}; it could not give the same result.", path,
+                    part, field, text(then, name), text(after, name));
+  }
+}
+
 }  // namespace
 
 void copy_tokenizer(const std::string& from, const std::string& to) {
@@ -226,24 +247,7 @@ RunPosition read_position(const std::string& directory, const json& identity) {
     return it->get<int64_t>();
   };
   RunPosition position{number("step"), number("tokens"), number("sequences"), {}};
-  for (const auto& [part, now] : identity.items()) {
-    if (!description.contains(part) || description[part].empty()) throw_bad_input("{}: {} is missing.", path, part);
-    const json before = description[part].flatten();
-    const json after = now.flatten();
-    const auto compare = [&](const json& names) {
-      for (const auto& [name, ignored] : names.items()) {
-        const std::string old_value = before.contains(name) ? before[name].dump() : "not there";
-        const std::string new_value = after.contains(name) ? after[name].dump() : "not there";
-        if (old_value == new_value) continue;
-        std::string field = name.substr(1);
-        std::replace(field.begin(), field.end(), '/', '.');
-        throw_bad_input("{}: the run's {} has {} {} and is to go on with {}; it could not give the same result.", path,
-                        part, field, old_value, new_value);
-      }
-    };
-    compare(before);
-    compare(after);
-  }
+  for (const char* part : {"recipe", "data"}) check_same(description, identity, part, path);
   const auto load = description.find("expert_load");
   try {
     if (load != description.end()) load->get_to(position.expert_load);

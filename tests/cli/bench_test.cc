@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/run_fathom.h"
+#include "train/tiny_run.h"
 
 namespace fathom {
 namespace {
@@ -40,8 +41,8 @@ TEST(Bench, MeasuresAModel) {
 }
 
 TEST(Bench, MeasuresTraining) {
-  const std::vector<std::string> arguments = {
-      "bench", "--train", "--train-config", random_checkpoint(), "--repeat", "1", "--threads", "1", "--read-mib", "16"};
+  const std::vector<std::string> arguments = {"bench",     "--train", "--train-config", config, "--repeat", "1",
+                                              "--threads", "1",       "--read-mib",     "16"};
   const FathomRun table = run_fathom(arguments);
   ASSERT_EQ(table.exit_code, 0) << table.err;
   const size_t plan = table.out.find("bf16  memory ");

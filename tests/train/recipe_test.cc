@@ -200,6 +200,9 @@ TEST(Recipe, StepsAreCountedAsTheyAreTaken) {
     EXPECT_EQ(count_steps(r, 48), steps) << tokens;
   }
   EXPECT_EQ(count_steps(parsed({{"tokens", int64_t{1} << 50}, {"batch_sequences", 1}}), 1), int64_t{1} << 50);
+  // Without taking them one by one, in the ramp neither.
+  const Recipe endless = parsed({{"tokens", int64_t{1} << 50}, {"first_batch_sequences", 1}, {"batch_ramp_until", 1}});
+  EXPECT_GT(count_steps(endless, 1), int64_t{1} << 47);
 }
 
 TEST(Recipe, IdentityIsWhatDecidesASteps) {
