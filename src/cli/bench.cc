@@ -19,6 +19,8 @@
 #include "engine/kernel_measure.h"
 #include "engine/measure.h"
 #include "kernels/cpu/isa.h"
+#include "train/measure_training.h"
+#include "train/train_cost.h"
 
 namespace fathom {
 namespace {
@@ -34,6 +36,8 @@ struct Arguments {
   bool kernels = false, no_kernels = false;
   std::string only;
   bool no_first_token = false, cold = false;
+  bool train = false;
+  std::string train_config;
   bool json = false;
 };
 
@@ -119,7 +123,7 @@ class BenchCommand {
       : arguments_(arguments),
         depths_(parse_numbers(arguments.depth, "--depth", 0, int64_t{1} << 24)),
         batches_(parse_numbers(arguments.batch, "--batch", 1, 4096)),
-        kernels_(arguments.kernels || (arguments.model.empty() && !arguments.no_kernels)),
+        kernels_(arguments.kernels || (arguments.model.empty() && !arguments.no_kernels && !arguments.train)),
         team_(arguments.threads) {
     if (arguments_.model.empty() && arguments_.cold) throw_bad_input("--cold needs --model");
     if (arguments_.no_first_token && arguments_.cold)
@@ -127,6 +131,7 @@ class BenchCommand {
     if (!kernels_ && !arguments_.only.empty())
       throw_bad_input("--only chooses among the kernels, and none are measured; add --kernels");
     if (!arguments_.model.empty()) check_model();
+    if (!arguments_.train_config.empty()) train_model_ = read_model_config(arguments_.train_config);
   }
 
   void run() {
@@ -137,6 +142,7 @@ class BenchCommand {
     report_machine(bandwidth);
     if (kernels_) run_kernels(limits);
     if (!arguments_.model.empty()) run_model(bandwidth, limits);
+    if (arguments_.train) run_training();
     if (arguments_.json) write_stdout(report_.dump(2) + "\n");
   }
 
@@ -311,7 +317,49 @@ class BenchCommand {
                     static_cast<double>(greatest.anonymous) / 1e9, static_cast<double>(bandwidth.bytes()) / 1e9));
   }
 
+  void run_training() {
+    TrainOptions options;
+    options.sequences = 8;
+    options.length = std::min<int64_t>(512, train_model_.max_position_embeddings);
+    const auto active = static_cast<double>(active_weights(train_model_));
+    report_["training"] = {{"active_weights", active_weights(train_model_)},
+                           {"sequences", options.sequences},
+                           {"length", options.length},
+                           {"measurements", nlohmann::ordered_json::array()}};
+    print(fmt::format(
+        "\nTraining: {}, {:.1f} M active weights, steps of {} sequences of {} tokens; forward, backward and "
+        "optimizer\n",
+        arguments_.train_config.empty() ? "a model of this program" : arguments_.train_config, active / 1e6,
+        options.sequences, options.length));
+    for (const ComputeMode mode : {ComputeMode::bf16, ComputeMode::w8a8}) {
+      const char* name = mode == ComputeMode::bf16 ? "bf16" : "fp8";
+      options.compute = mode;
+      nlohmann::ordered_json row = {{"precision", name}};
+      const auto m =
+          measure_training(train_model_, options, arguments_.repeat, team_, [&](const TrainingMemory& memory) {
+            row["memory_bytes"] = memory.total();
+            print(fmt::format("{:<5} memory {}\n", name, training_memory_text(memory)));
+          });
+      const Spread peak = m.peak_fraction();
+      row["tokens_per_second"] = m.tokens_per_s();
+      row["operations_per_step"] = m.operations;
+      row["peak_fraction"] = spread_json(peak);
+      for (const TrainingRepeat& repeat : m.repeats) {
+        row["forward_backward_seconds"].push_back(repeat.forward_backward_seconds);
+        row["optimizer_seconds"].push_back(repeat.optimizer_seconds);
+        row["bf16_operations_per_second"].push_back(repeat.peak_ops_per_s);
+      }
+      report_["training"]["measurements"].push_back(row);
+      print(
+          fmt::format("{:<5} {:.0f} tokens/s, {:.0f} ms a step ({:.0f} of them the optimizer), {:.1f} Gop/s, {} of the "
+                      "BF16 dot products\n",
+                      name, m.tokens_per_s(), 1e3 * m.seconds(), 1e3 * m.optimizer_seconds(),
+                      m.operations / m.seconds() / 1e9, percent(peak)));
+    }
+  }
+
   Arguments arguments_;
+  ModelConfig train_model_ = training_bench_model();
   std::vector<int64_t> depths_, batches_;
   bool kernels_;
   ThreadTeam team_;
@@ -357,6 +405,13 @@ void add_bench_command(CLI::App& app, int& /*exit_code*/) {
                     "Do not start a new process to time its first token");
   command->add_flag("--cold", arguments->cold,
                     "Drop the checkpoint from the page cache before that process starts; reading it again takes long");
+  CLI::Option* train = command->add_flag("--train", arguments->train,
+                                         "Measure training steps in BF16 and FP8 (kernels then only with --kernels)");
+  command
+      ->add_option("--train-config", arguments->train_config,
+                   "config.json of the model to train; without it one of about 20 M active weights")
+      ->needs(train)
+      ->type_name("FILE");
   command->add_option("--threads", arguments->threads, "Threads; 0: one per hardware thread")
       ->check(CLI::Range(0, 1024))
       ->type_name("N")
@@ -372,11 +427,15 @@ void add_bench_command(CLI::App& app, int& /*exit_code*/) {
       "  fathom bench --only 'linear INT4 g128'\n"
       "  fathom bench --model DIR --prefill 256 --decode 32 --depth 0,4096 --batch 1,4,16\n"
       "  fathom bench --model DIR --prefill 0 --decode 1 --repeat 1 --cold --json\n"
+      "  fathom bench --train\n"
       "\n"
       "Bytes and operations are counted from the shapes (experts: those that the router chose). The ceilings are\n"
       "measured again around each repeat, and a fraction is the median over the repeats with its range.\n"
       "of read: weight bytes at the streaming read. of peak: operations at the rates of their arithmetic. of ceiling:\n"
-      "the longer of reading the weights and multiplying by them, plus the cache's bytes and attention's operations.");
+      "the longer of reading the weights and multiplying by them, plus the cache's bytes and attention's operations.\n"
+      "Training: the operations of the model (what the backward computes again does not count) at the rate of BF16 "
+      "dot\n"
+      "products, in FP8 too.");
   command->callback([arguments] { BenchCommand(*arguments).run(); });
 }
 

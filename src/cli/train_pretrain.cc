@@ -29,25 +29,18 @@ struct Arguments {
   int threads = 0;
 };
 
-std::string megabytes(uint64_t bytes) {
-  return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6);
-}
-
 std::string duration(double seconds) {
   const auto minutes = static_cast<int64_t>(seconds / 60);
   if (minutes >= 60) return fmt::format("{} h {:02} min", minutes / 60, minutes % 60);
   return fmt::format("{} min {:02} s", minutes, static_cast<int64_t>(seconds) % 60);
 }
 
-std::string plan_text(const Recipe& recipe, const TrainingMemory& memory, int64_t steps, int64_t start_step) {
-  const int64_t weights = active_weights(recipe.model);
-  std::string text = fmt::format("{} steps, {} tokens; {:.2f} M active weights per token (with head and MTP)\n", steps,
-                                 recipe.tokens, static_cast<double>(weights) / 1e6);
-  text += fmt::format(
-      "memory {}: masters {}, gradients {}, moments {}, compute copies {}, kept activations {}, workspace {}\n",
-      megabytes(memory.total()), megabytes(memory.masters), megabytes(memory.gradients), megabytes(memory.moments),
-      megabytes(memory.compute_copies), megabytes(memory.tape), megabytes(memory.workspace));
-  if (start_step > 0) text += fmt::format("goes on after step {}\n", start_step);
+std::string plan_text(const Recipe& recipe, const PretrainPlan& plan) {
+  std::string text =
+      fmt::format("{} steps, {} tokens; {:.2f} M active weights per token (with head and MTP)\nmemory {}\n", plan.steps,
+                  recipe.tokens, static_cast<double>(active_weights(recipe.model)) / 1e6,
+                  training_memory_text(plan.memory, plan.average_bytes));
+  if (plan.start_step > 0) text += fmt::format("goes on after step {}\n", plan.start_step);
   return text;
 }
 
@@ -72,9 +65,7 @@ void run(const Arguments& arguments, int& exit_code) {
   // One line that is redrawn on a terminal; elsewhere a line now and then.
   const bool terminal = isatty(STDOUT_FILENO) == 1;
   PretrainEvents events;
-  events.on_start = [&](const Recipe& of, const TrainingMemory& memory, int64_t steps, int64_t start_step) {
-    write_stdout(plan_text(of, memory, steps, start_step));
-  };
+  events.on_start = [](const Recipe& of, const PretrainPlan& plan) { write_stdout(plan_text(of, plan)); };
   events.on_step = [&](const StepReport& report) {
     if (terminal) {
       write_stdout("\r\033[K" + step_text(report));

@@ -1,8 +1,12 @@
 #include "train/pretrain.h"
 
+#include <fcntl.h>
 #include <fmt/core.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -56,6 +60,7 @@ class RunLog {
  private:
   void keep_until(int64_t last_step) {
     std::ifstream in(path_);
+    if (!in) throw_failure("{}: cannot be read.", path_);
     OutputFile out(path_);
     std::string line;
     while (std::getline(in, line)) {
@@ -119,6 +124,13 @@ class BatchReader {
 
 int64_t label_count(const TrainingBatch& batch) {
   return std::count_if(batch.labels.begin(), batch.labels.end(), [](int32_t label) { return label >= 0; });
+}
+
+// The sequences [first, first + count) of a batch.
+TrainingBatch part_of(const TrainingBatch& batch, int64_t first, int64_t count) {
+  const auto begin = static_cast<size_t>(first * batch.length);
+  const auto size = static_cast<size_t>(count * batch.length);
+  return {count, batch.length, batch.inputs.subspan(begin, size), batch.labels.subspan(begin, size)};
 }
 
 // to += share × from.
@@ -185,6 +197,26 @@ ordered_json step_line(const StepReport& r) {
           {"seconds", r.seconds}};
 }
 
+// Keeps a second process out of a run, as long as it lives.
+class RunLock {
+ public:
+  explicit RunLock(const std::string& run) : descriptor_(::open(run.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+    // A file system without locks cannot keep anybody out.
+    if (descriptor_ >= 0 && ::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+      ::close(descriptor_);
+      throw_failure("{}: another process is training in this run.", run);
+    }
+  }
+  ~RunLock() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+  RunLock(const RunLock&) = delete;
+  RunLock& operator=(const RunLock&) = delete;
+
+ private:
+  int descriptor_;
+};
+
 struct Run {
   const Recipe& recipe;
   const PretrainOptions& options;
@@ -193,70 +225,91 @@ struct Run {
 
   TokenDataset dataset{recipe.data};
   BatchReader reader{dataset, recipe.seed};
-  std::optional<TokenDataset> held_out;
-  std::optional<BatchReader> held_out_reader;
-  TrainState state;
-  Buffer ema;
-  RunPosition position;
-  std::vector<std::vector<int64_t>> load;  // since the last line of counts
+  std::optional<TokenDataset> held_out{};
+  std::optional<BatchReader> held_out_reader{};
+  nlohmann::json identity{};
+  TrainState state{};
+  Buffer ema{};
+  RunPosition position{};
   double peak = 0;
-  std::string last_checkpoint;
+  std::string last_checkpoint{};
 
   Buffer* average() { return recipe.ema_decay > 0 ? &ema : nullptr; }
 
-  void start() {
+  // Everything that can be refused before memory is taken.
+  void check() {
     check_data(recipe, dataset);
     if (recipe.validate_every > 0) {
       held_out.emplace(recipe.data, "validation");
       held_out_reader.emplace(*held_out, recipe.seed);
     }
-    Parameters parameters = recipe.start_from.empty()
-                                ? initial_parameters(recipe.model, recipe.seed, recipe.initial_deviation)
-                                : load_parameters(Checkpoint(recipe.start_from));
-    parameters.config = recipe.model;
+    identity = run_identity(recipe, dataset);
+    if (!options.resume) return;
+    if (const std::optional<std::string> checkpoint = latest_checkpoint(options.run)) {
+      last_checkpoint = *checkpoint;
+      position = read_position(last_checkpoint, identity);
+      check_load();
+    }
+  }
+
+  void check_load() const {
+    if (position.expert_load.empty()) return;
+    bool fits = position.expert_load.size() == static_cast<size_t>(recipe.model.total_layers());
+    for (const std::vector<int64_t>& counts : position.expert_load) {
+      fits = fits && (counts.empty() || counts.size() == static_cast<size_t>(recipe.model.n_routed_experts));
+    }
+    if (!fits) throw_bad_input("{}: expert_load does not fit the model's layers and experts.", last_checkpoint);
+  }
+
+  void start() {
     TrainOptions train;
     train.compute = recipe.precision;
     train.moments = recipe.moments;
     train.sequences = recipe.micro_batch_sequences;
     train.length = dataset.sequence_length();
-    const TrainingMemory memory = training_memory(recipe.model, train, team.size());
-    const std::optional<std::string> checkpoint =
-        options.resume ? latest_checkpoint(options.run) : std::optional<std::string>();
+    const size_t average_bytes = static_cast<size_t>(plan_parameters(recipe.model).size) * sizeof(float);
+    const PretrainPlan plan = {training_memory(recipe.model, train, team.size()),
+                               recipe.ema_decay > 0 ? average_bytes : 0, count_steps(recipe, dataset.sequence_length()),
+                               position.step};
+    check_training_memory(plan, system_memory());
+    if (events.on_start) events.on_start(recipe, plan);
+
+    const bool random = recipe.start_from.empty() || !last_checkpoint.empty();
+    Parameters parameters = random ? initial_parameters(recipe.model, recipe.seed, recipe.initial_deviation)
+                                   : load_parameters(Checkpoint(recipe.start_from));
+    parameters.config = recipe.model;
     state = start_training(std::move(parameters), train, team);
     if (recipe.ema_decay > 0) {
-      const size_t bytes = static_cast<size_t>(state.parameters.size) * sizeof(float);
-      ema.reserve(bytes);
+      ema.reserve(average_bytes);
       std::copy_n(state.parameters.masters.as<float>(), state.parameters.size, ema.as<float>());
     }
-    if (checkpoint) position = load_checkpoint(*checkpoint, recipe, state, average(), team);
-    if (checkpoint) last_checkpoint = *checkpoint;
-    remove_old_checkpoints(options.run, recipe.keep_checkpoints);
-    if (events.on_start) {
-      events.on_start(recipe, memory, count_steps(recipe, dataset.sequence_length()), position.step);
-    }
+    if (!last_checkpoint.empty()) load_state(last_checkpoint, position.step, state, average(), team);
   }
 
   void save() {
-    last_checkpoint = save_checkpoint(options.run, recipe, state, average(), position);
+    last_checkpoint = save_checkpoint(options.run, recipe, identity, state, average(), position);
     remove_old_checkpoints(options.run, recipe.keep_checkpoints);
     if (events.on_checkpoint) events.on_checkpoint(last_checkpoint);
   }
 
   // Keeps what a step began with, in a form that `fathom train step` takes.
-  [[noreturn]] void not_finite(const StepPlan& plan, const Losses& losses, double norm) {
-    const std::string kept = fmt::format("{}/not-finite-step-{}", options.run, position.step + 1);
-    write_checkpoint(state.parameters, DType::f32, false, kept);
-    copy_tokenizer(recipe.tokenizer, kept);
-    const TrainingBatch batch = reader.shuffled(position.sequences, plan.sequences);
+  [[noreturn]] void not_finite(const StepPlan& plan, const TrainingBatch& batch, const std::string& what) {
+    const fs::path kept = fs::path(options.run) / fmt::format("not-finite-step-{}", position.step + 1);
+    std::error_code ignored;
+    fs::remove_all(kept, ignored);  // of an earlier attempt at the same step
+    fs::remove_all(kept.string() + ".partial", ignored);
+    write_checkpoint(state.parameters, DType::f32, false, kept.string());
+    copy_tokenizer(recipe.tokenizer, kept.string());
+    const std::string file = (kept / "batch.safetensors").string();
     const Shape shape = {1, batch.sequences, batch.length};
-    write_safetensors(kept + "/batch.safetensors",
+    write_safetensors(file,
                       {{"input_ids", {DType::i32, shape, reinterpret_cast<const std::byte*>(batch.inputs.data())}},
                        {"labels", {DType::i32, shape, reinterpret_cast<const std::byte*>(batch.labels.data())}}});
     throw_failure(
-        "Step {}: the loss is {} and the gradient's norm {}; the run stops before its update. The model and the batch "
-        "of "
-        "this step are in {}.",
-        position.step + 1, losses.total, norm, kept);
+        "Step {}: {}; the run stops before its update. `fathom train step --model {} --batch {} --compute {} "
+        "--mtp-loss-weight {} --balance-loss-alpha {} --out DIR` does it again.",
+        position.step + 1, what, kept.string(), file, compute_mode_name(recipe.precision), plan.mtp_loss_weight,
+        recipe.balance_loss_alpha);
   }
 
   StepReport step(int64_t steps) {
@@ -266,19 +319,33 @@ struct Run {
     report.plan = plan_step(recipe, position.step + 1, position.tokens);
     const int64_t sequences = report.plan.sequences;
     const int64_t micro = recipe.micro_batch_sequences;
+    const TrainingBatch batch = reader.shuffled(position.sequences, sequences);
+    // Micro-batches add up to the loss of the whole batch: cross-entropies are divided by all its labels, and the
+    // balance loss is a mean over sequences.
     LossOptions loss;
+    loss.loss_positions = label_count(batch);
     loss.mtp_loss_weight = report.plan.mtp_loss_weight;
-    loss.balance_loss_alpha = recipe.balance_loss_alpha;
-    loss.scale = static_cast<double>(micro) / static_cast<double>(sequences);
+    loss.balance_loss_alpha = recipe.balance_loss_alpha * static_cast<double>(micro) / static_cast<double>(sequences);
+    if (loss.loss_positions == 0) {
+      throw_bad_input("{}: the {} sequences of step {} hold nothing but padding.", recipe.data, sequences,
+                      position.step + 1);
+    }
     zero_gradients(state, team);
     for (int64_t done = 0; done < sequences; done += micro) {
-      const TrainingBatch batch = reader.shuffled(position.sequences + done, micro);
-      if (label_count(batch) == 0) continue;
-      add_losses(forward_backward(state, batch, loss, team), loss.scale, report.losses);
+      try {
+        add_losses(forward_backward(state, part_of(batch, done, micro), loss, team), 1, report.losses);
+      } catch (const Error& error) {
+        // Numbers may end inside the model: the router refuses logits that are none.
+        if (error.kind() != ErrorKind::failure) throw;
+        std::string what = error.what();
+        while (what.ends_with('.')) what.pop_back();
+        not_finite(report.plan, batch, what);
+      }
     }
     report.gradient_norm = gradient_norm(state, team);
     if (!std::isfinite(report.losses.total) || !std::isfinite(report.gradient_norm)) {
-      not_finite(report.plan, report.losses, report.gradient_norm);
+      not_finite(report.plan, batch,
+                 fmt::format("the loss is {} and the gradient's norm {}", report.losses.total, report.gradient_norm));
     }
     report.clip_factor = clip_factor(report.gradient_norm, recipe.gradient_clip_norm);
     AdamwOptions adamw = recipe.adamw;
@@ -291,10 +358,10 @@ struct Run {
     position.step += 1;
     position.tokens += sequences * dataset.sequence_length();
     position.sequences += sequences;
+    add_counts(report.losses.tokens_per_expert, position.expert_load);
 
     report.position = position;
     report.load_violation = load_violations(report.losses.tokens_per_expert);
-    add_counts(report.losses.tokens_per_expert, load);
     report.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     report.tokens_per_second = static_cast<double>(sequences * dataset.sequence_length()) / report.seconds;
     if (peak == 0 || position.step % kPeakEvery == 0) peak = measure_arithmetic(team, Arithmetic::bf16);
@@ -328,14 +395,16 @@ struct Run {
 
   void write_load(RunLog& log) {
     ordered_json layers = ordered_json::object();
+    const std::vector<std::vector<int64_t>>& load = position.expert_load;
     for (size_t layer = 0; layer < load.size(); ++layer) {
       if (!load[layer].empty()) layers[std::to_string(layer)] = load[layer];
     }
     if (!layers.empty()) log.write({{"step", position.step}, {"tokens", position.tokens}, {"expert_load", layers}});
-    load.clear();
+    position.expert_load.clear();
   }
 
   void run() {
+    remove_old_checkpoints(options.run, recipe.keep_checkpoints);
     RunLog log(options.run, position.step);
     const int64_t steps = count_steps(recipe, dataset.sequence_length());
     const Clock::time_point begin = Clock::now();
@@ -361,38 +430,56 @@ struct Run {
                     {{"main", validation.main}, {"mtp", validation.mtp}, {"sequences", validation.sequences}}}});
         if (events.on_validation) events.on_validation(validation);
       }
+      // The average first: where the last checkpoint is, it is too.
+      if (end && recipe.ema_decay > 0) save_average(options.run, recipe, state, ema);
       if (stop || end || position.step % recipe.checkpoint_every == 0) save();
       if (stop) break;
     }
   }
 };
 
-// Makes RUN, or finds that it is the run that is to go on.
-void prepare_directory(const PretrainOptions& options, const std::string& recipe_text) {
-  const std::string copy = (fs::path(options.run) / "recipe.json").string();
-  const bool there = file_exists(copy);
+std::string recipe_file(const PretrainOptions& options) {
+  return (fs::path(options.run) / "recipe.json").string();
+}
+
+void check_directory(const PretrainOptions& options) {
+  const bool there = file_exists(recipe_file(options));
   if (options.resume && !there) throw_bad_input("{}: there is no run to resume: it has no recipe.json.", options.run);
-  if (options.resume) return;
-  if (there) {
+  if (!options.resume && there) {
     throw_bad_input("{}: there is a run already; resume it, or name another directory.", options.run);
   }
   if (fs::exists(options.run) && !fs::is_directory(options.run)) {
     throw_bad_input("{}: exists and is not a directory.", options.run);
   }
-  make_directories(options.run);
-  OutputFile file(copy);
-  file.write(recipe_text);
-  file.commit();
 }
 
 }  // namespace
 
+void check_training_memory(const PretrainPlan& plan, const SystemMemory& system) {
+  if (system.available_bytes == 0 || plan.bytes() <= system.available_bytes) return;
+  throw_failure(
+      "Training takes {:.1f} GB of memory, and this machine has {:.1f} GB available; fewer micro_batch_sequences or "
+      "shorter sequences take less.",
+      static_cast<double>(plan.bytes()) / 1e9, static_cast<double>(system.available_bytes) / 1e9);
+}
+
 std::string pretrain(const Recipe& recipe, const std::string& recipe_text, const PretrainOptions& options,
                      const PretrainEvents& events, ThreadTeam& team) {
+  check_directory(options);
+  std::optional<RunLock> lock;
+  if (options.resume) lock.emplace(options.run);
   Run run{recipe, options, events, team};
-  check_data(recipe, run.dataset);
-  prepare_directory(options, recipe_text);
+  run.check();
   run.start();
+  make_directories(options.run);
+  if (!options.resume) lock.emplace(options.run);
+  // A resumed run may have a new budget.
+  const std::string kept = recipe_file(options);
+  if (!options.resume || read_file(kept, size_t{1} << 20) != recipe_text) {
+    OutputFile file(kept);
+    file.write(recipe_text);
+    file.commit();
+  }
   run.run();
   return run.last_checkpoint;
 }

@@ -182,6 +182,10 @@ Recipe parse_recipe(const json& object, std::string_view source) {
         "batch_sequences, {}.",
         source, r.first_batch_sequences, r.micro_batch_sequences, r.batch_sequences);
   }
+  if (r.first_batch_sequences > 0 && r.batch_ramp_until == 0) {
+    throw_bad_input("{}: first_batch_sequences is {}, but batch_ramp_until is 0: there is no ramp.", source,
+                    r.first_batch_sequences);
+  }
   if (r.constant_until > r.cosine_until || r.cosine_until > r.last_from) {
     throw_bad_input("{}: constant_until {}, cosine_until {} and last_from {} are not in ascending order.", source,
                     r.constant_until, r.cosine_until, r.last_from);
@@ -195,6 +199,41 @@ Recipe parse_recipe(const json& object, std::string_view source) {
 
 Recipe read_recipe(const std::string& path) {
   return parse_recipe(read_json_file(path, size_t{1} << 20), path);
+}
+
+json recipe_identity(const Recipe& r) {
+  json model = model_config_json(r.model);
+  // How a checkpoint stores its weights.
+  model.erase("torch_dtype");
+  model.erase("quantization_config");
+  return {{"model", model},
+          {"precision", compute_mode_name(r.precision)},
+          {"seed", r.seed},
+          {"initial_deviation", r.initial_deviation},
+          {"micro_batch_sequences", r.micro_batch_sequences},
+          {"batch_sequences", r.batch_sequences},
+          {"first_batch_sequences", r.first_batch_sequences},
+          {"batch_ramp_until", r.batch_ramp_until},
+          {"learning_rate", r.adamw.learning_rate},
+          {"adam_beta1", r.adamw.adam_beta1},
+          {"adam_beta2", r.adamw.adam_beta2},
+          {"adam_eps", r.adamw.adam_eps},
+          {"weight_decay", r.adamw.weight_decay},
+          {"moments", r.moments == DType::bf16 ? "bf16" : "f32"},
+          {"gradient_clip_norm", r.gradient_clip_norm},
+          {"warmup_steps", r.warmup_steps},
+          {"constant_until", r.constant_until},
+          {"cosine_until", r.cosine_until},
+          {"cosine_floor", r.cosine_floor},
+          {"last_from", r.last_from},
+          {"last_floor", r.last_floor},
+          {"bias_update_speed", r.bias_update_speed},
+          {"bias_update_until", r.bias_update_until},
+          {"balance_loss_alpha", r.balance_loss_alpha},
+          {"mtp_loss_weight", r.mtp_loss_weight},
+          {"later_mtp_loss_weight", r.later_mtp_loss_weight},
+          {"mtp_loss_weight_until", r.mtp_loss_weight_until},
+          {"ema_decay", r.ema_decay}};
 }
 
 StepPlan plan_step(const Recipe& r, int64_t step, int64_t tokens) {
@@ -229,8 +268,20 @@ StepPlan plan_step(const Recipe& r, int64_t step, int64_t tokens) {
 
 int64_t count_steps(const Recipe& recipe, int64_t sequence_length) {
   int64_t steps = 0;
-  for (int64_t tokens = 0; tokens < recipe.tokens; ++steps) {
-    tokens += plan_step(recipe, steps + 1, tokens).sequences * sequence_length;
+  int64_t tokens = 0;
+  while (tokens < recipe.tokens) {
+    // Steps of one size at once: the ramp only rises, so that they lie together.
+    const int64_t size = plan_step(recipe, steps + 1, tokens).sequences;
+    const int64_t each = size * sequence_length;
+    int64_t same = 1;                                               // so many are of this size
+    int64_t more = (recipe.tokens - tokens + each - 1) / each + 1;  // so many are not, or pass the budget
+    while (more - same > 1) {
+      const int64_t middle = same + (more - same) / 2;
+      const int64_t last = tokens + (middle - 1) * each;
+      (plan_step(recipe, steps + middle, last).sequences == size ? same : more) = middle;
+    }
+    steps += same;
+    tokens += same * each;
   }
   return steps;
 }

@@ -59,6 +59,11 @@ struct Recipe {
 Recipe parse_recipe(const nlohmann::json& json, std::string_view source);
 Recipe read_recipe(const std::string& path);
 
+/// The fields that decide what a step computes, in one form whatever the file left to its defaults, for comparing a run
+/// with its checkpoints. Not among them: the budget and what only watches or keeps (validation, checkpoints), which may
+/// change while a run goes on; paths.
+nlohmann::json recipe_identity(const Recipe& recipe);
+
 /// What the schedules say about one step that begins after `tokens` consumed tokens. Source: report §4.2; spec §3.2.
 struct StepPlan {
   int64_t sequences = 0;

@@ -1,7 +1,14 @@
 #include "train/train_cost.h"
 
+#include <fmt/core.h>
+
 namespace fathom {
 namespace {
+
+std::string bytes_text(uint64_t bytes) {
+  const auto value = static_cast<double>(bytes);
+  return bytes < 10'000'000'000 ? fmt::format("{:.1f} MB", value / 1e6) : fmt::format("{:.1f} GB", value / 1e9);
+}
 
 int64_t layer_weights(const ModelConfig& c, int64_t layer) {
   const int64_t heads = c.num_attention_heads;
@@ -31,6 +38,16 @@ double training_operations(const ModelConfig& c, int64_t sequences, int64_t leng
   const auto per_pair = static_cast<double>(2 * c.num_attention_heads * (c.qk_head_dim() + c.v_head_dim));
   return 6.0 * static_cast<double>(active_weights(c)) * tokens +
          3.0 * per_pair * pairs * static_cast<double>(c.total_layers());
+}
+
+std::string training_memory_text(const TrainingMemory& memory, uint64_t average_bytes) {
+  std::string text =
+      fmt::format("{}: masters {}, gradients {}, moments {}, compute copies {}, kept activations {}, workspace {}",
+                  bytes_text(memory.total() + average_bytes), bytes_text(memory.masters), bytes_text(memory.gradients),
+                  bytes_text(memory.moments), bytes_text(memory.compute_copies), bytes_text(memory.tape),
+                  bytes_text(memory.workspace));
+  if (average_bytes > 0) text += fmt::format(", moving average {}", bytes_text(average_bytes));
+  return text;
 }
 
 }  // namespace fathom

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/run_fathom.h"
+#include "train/tiny_run.h"
 
 namespace fathom {
 namespace {
@@ -39,6 +40,33 @@ TEST(Bench, MeasuresAModel) {
   EXPECT_GT(report.at("mapped_resident_bytes"), 0);
 }
 
+TEST(Bench, MeasuresTraining) {
+  const std::vector<std::string> arguments = {"bench",     "--train", "--train-config", config, "--repeat", "1",
+                                              "--threads", "1",       "--read-mib",     "16"};
+  const FathomRun table = run_fathom(arguments);
+  ASSERT_EQ(table.exit_code, 0) << table.err;
+  const size_t plan = table.out.find("bf16  memory ");
+  ASSERT_NE(plan, std::string::npos) << table.out;
+  EXPECT_LT(plan, table.out.find("tokens/s, ")) << table.out;
+  std::vector<std::string> as_json = arguments;
+  as_json.emplace_back("--json");
+  const FathomRun run = run_fathom(as_json);
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const auto report = nlohmann::json::parse(run.out);
+  EXPECT_FALSE(report.contains("kernels"));
+  const auto& training = report.at("training");
+  EXPECT_GT(training.at("active_weights"), 0);
+  ASSERT_EQ(training.at("measurements").size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    const auto& row = training["measurements"][i];
+    EXPECT_EQ(row.at("precision"), i == 0 ? "bf16" : "fp8");
+    EXPECT_GT(row.at("tokens_per_second"), 0);
+    EXPECT_GT(row.at("memory_bytes"), 0);
+    EXPECT_EQ(row.at("forward_backward_seconds").size(), 1u);
+    EXPECT_GT(row.at("peak_fraction").at("median"), 0);
+  }
+}
+
 TEST(Bench, TheTableHasARowForEach) {
   const FathomRun run =
       run_fathom({"bench", "--model", random_checkpoint(), "--prefill", "0", "--decode", "1", "--repeat", "1",
@@ -63,6 +91,8 @@ TEST(Bench, MistakesAreASentence) {
       {{"--model", model, "--repeat", "0"}, "--repeat"},
       {{"--model", "/nonexistent"}, "/nonexistent"},
       {{"--cold"}, "--model"},
+      {{"--train-config", model}, "--train"},
+      {{"--train", "--train-config", "/nonexistent"}, "/nonexistent"},
       {{"--read-mib", "1"}, "--read-mib"},
       {{"--no-kernels", "--only", "router"}, "--kernels"},
       {{"--threads", "many"}, "--threads"},

@@ -1,4 +1,6 @@
 #pragma once
+#include <signal.h>
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -13,10 +15,10 @@ struct FathomRun {
   uint64_t peak_bytes = 0;  ///< greatest resident memory
 };
 
-/// Runs the built program with these arguments and standard input, and waits. `interrupt_after_ms` ≥ 0 sends SIGINT
-/// then.
+/// Runs the built program with these arguments and standard input, and waits. `interrupt_after_ms` ≥ 0 sends it
+/// `signal_number` then.
 FathomRun run_fathom(const std::vector<std::string>& arguments, const std::string& input = {},
-                     int interrupt_after_ms = -1);
+                     int interrupt_after_ms = -1, int signal_number = SIGINT);
 
 /// Arguments behind a command's name, and what the sentence about them must contain.
 struct Mistake {

@@ -29,7 +29,8 @@ void write_text(const std::string& path, const std::string& text) {
   std::ofstream(path, std::ios::binary) << text;
 }
 
-FathomRun run_fathom(const std::vector<std::string>& arguments, const std::string& input, int interrupt_after_ms) {
+FathomRun run_fathom(const std::vector<std::string>& arguments, const std::string& input, int interrupt_after_ms,
+                     int signal_number) {
   const TemporaryDirectory files;
   write_text(files.file("in"), input);
   posix_spawn_file_actions_t actions;
@@ -46,7 +47,7 @@ FathomRun run_fathom(const std::vector<std::string>& arguments, const std::strin
   if (failed != 0) throw std::runtime_error(std::string("cannot start ") + FATHOM_BINARY);
   if (interrupt_after_ms >= 0) {
     std::this_thread::sleep_for(std::chrono::milliseconds(interrupt_after_ms));
-    ::kill(child, SIGINT);
+    ::kill(child, signal_number);
   }
   int status = 0;
   struct rusage usage {};
