@@ -7,7 +7,9 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "formats/json.h"
+#include "train/run_checkpoint.h"
 
 namespace fathom {
 namespace {
@@ -127,6 +129,10 @@ Recipe parse_recipe(const json& object, std::string_view source) {
   Fields fields(object, source);
   Recipe r;
   fields.text("start_from", r.start_from);
+  // The directory of a run stands for its latest checkpoint.
+  if (!r.start_from.empty() && !file_exists(r.start_from + "/config.json")) {
+    r.start_from = latest_checkpoint(r.start_from).value_or(r.start_from);
+  }
   r.model = recipe_model(fields, r, source);
   fields.text("data", r.data, true);
   fields.text("tokenizer", r.tokenizer, true);

@@ -15,7 +15,7 @@ namespace fathom {
 /// be there. Paths are relative to the working directory.
 struct Recipe {
   ModelConfig model;       ///< "model": the fields of a Hugging Face config.json, or the path of one
-  std::string start_from;  ///< checkpoint directory to start from instead of random weights; its config is the model,
+  std::string start_from;  ///< checkpoint directory (or a run: its latest checkpoint) to start from instead of random weights; its config is the model,
                            ///< changed by "model_changes" (context extension: rope_scaling)
   std::string data;        ///< directory of `fathom data pack`
   std::string tokenizer;   ///< directory whose tokenizer files go into the checkpoints
