@@ -134,7 +134,7 @@ TEST(TrainPretrain, SurvivesBeingKilled) {
     expect_same_files(whole + "/checkpoints/" + name, run + "/checkpoints/" + name);
   }
   EXPECT_EQ(checkpoint_names(run), (std::vector<std::string>{"ema", "step-00000023", "step-00000024"}));
-  EXPECT_EQ(log_lines(whole), log_lines(run));
+  expect_same_log(whole, run);
 }
 
 TEST(TrainPretrain, CtrlCStopsWithACheckpoint) {
@@ -199,7 +199,7 @@ TEST(TrainPretrain, AFullDiskLosesNothing) {
   }
   ASSERT_EQ(run_fathom(resume(run)).exit_code, 0);
   expect_same_files(whole + "/checkpoints/step-00000024", run + "/checkpoints/step-00000024");
-  EXPECT_EQ(log_lines(whole), log_lines(run));
+  expect_same_log(whole, run);
 }
 
 // A rate that blows the model up: the run ends in a sentence, and `train step` comes to the same from what it kept.
