@@ -41,6 +41,9 @@ TEST(Bench, MeasuresAModel) {
 }
 
 TEST(Bench, MeasuresTraining) {
+  const TemporaryDirectory directory;
+  const std::string config = directory.file("config.json");
+  write_text(config, tiny_model().dump());
   const std::vector<std::string> arguments = {"bench",     "--train", "--train-config", config, "--repeat", "1",
                                               "--threads", "1",       "--read-mib",     "16"};
   const FathomRun table = run_fathom(arguments);

@@ -88,7 +88,7 @@ TEST(Pretrain, StoppedAndResumedGivesTheSameBits) {
     train(recipe, directory.file("parts"), 0, true, 2);
     expect_same_files(step_directory(directory.file("whole"), 24), step_directory(directory.file("parts"), 24));
     expect_same_files(directory.file("whole/checkpoints/ema"), directory.file("parts/checkpoints/ema"));
-    EXPECT_EQ(log_lines(directory.file("whole")), log_lines(directory.file("parts")));
+    expect_same_log(directory.file("whole"), directory.file("parts"));
     // A run that is done stays as it is.
     EXPECT_TRUE(train(recipe, directory.file("parts"), 0, true).empty());
     expect_same_files(step_directory(directory.file("whole"), 24), step_directory(directory.file("parts"), 24));
@@ -108,7 +108,7 @@ TEST(Pretrain, ATornLogIsMendedOnResume) {
   fs::create_directories(run + "/checkpoints/.unfinished-removed-step-00000001");
   const auto rest = train(tiny_recipe(), run, 0, true);
   EXPECT_EQ(rest.front().position.step, 11);
-  EXPECT_EQ(log_lines(run), log_lines(directory.file("whole")));
+  expect_same_log(run, directory.file("whole"));
   expect_same_files(step_directory(directory.file("whole"), 24), step_directory(run, 24));
   EXPECT_EQ(checkpoint_names(run), (std::vector<std::string>{"ema", "step-00000020", "step-00000024"}));
 }
@@ -122,7 +122,7 @@ TEST(Pretrain, ResumesFromNothing) {
   fs::remove_all(run + "/checkpoints");
   EXPECT_EQ(train(tiny_recipe(), run, 0, true).size(), 24u);
   expect_same_files(step_directory(directory.file("whole"), 24), step_directory(run, 24));
-  EXPECT_EQ(log_lines(run), log_lines(directory.file("whole")));
+  expect_same_log(run, directory.file("whole"));
 }
 
 TEST(Pretrain, KeepsTheLatestCheckpoints) {

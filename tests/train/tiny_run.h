@@ -161,6 +161,14 @@ inline std::vector<nlohmann::json> log_lines(const std::string& run) {
   return lines;
 }
 
+/// Names the first line that differs.
+inline void expect_same_log(const std::string& run_a, const std::string& run_b) {
+  const auto a = log_lines(run_a);
+  const auto b = log_lines(run_b);
+  EXPECT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) ASSERT_EQ(a[i], b[i]) << "line " << i + 1;
+}
+
 /// Names in RUN/checkpoints, hidden ones too.
 inline std::vector<std::string> checkpoint_names(const std::string& run) {
   std::vector<std::string> names;
