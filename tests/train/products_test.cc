@@ -8,6 +8,7 @@
 
 #include "base/number_formats.h"
 #include "kernels/norm.h"
+#include "kernels/paired_product.h"
 #include "kernels/quantize.h"
 #include "support/isa_guard.h"
 #include "support/isa_list.h"
