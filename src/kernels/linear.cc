@@ -52,6 +52,15 @@ OperandForm operand_form_for(const Weight& weight, OperandRounding rounding) {
   return rounding == OperandRounding::int8 ? OperandForm::int8 : linear_kernels().operand_form(weight, rounding);
 }
 
+void order_row(OperandForm form, float* row, int64_t n) {
+  if (form != OperandForm::f32_pairs) return;
+  for (int64_t begin = 0; begin < n; begin += 32) {
+    float values[32];
+    std::copy_n(row + begin, 32, values);
+    for (int64_t i = 0; i < 32; ++i) row[begin + i] = values[paired_column(i)];
+  }
+}
+
 bool same_operand_form(const Weight& a, const Weight& b, OperandRounding rounding) {
   if (rounding == OperandRounding::int8) return true;
   const LinearKernels& kernels = linear_kernels();

@@ -60,6 +60,9 @@ constexpr int64_t paired_column(int64_t position) {
   return lane / 4 * 16 + eight / 2 * 8 + lane % 4 * 2 + eight % 2;
 }
 
+/// Brings a row of float32 [n] from its natural order into that of `form`; n is a multiple of 32.
+void order_row(OperandForm form, float* row, int64_t n);
+
 /// Prepared activations, somebody else's memory. Rows are padded with zeros to a multiple of 64 elements (int8: 128).
 struct OperandView {
   OperandForm form = OperandForm::f32;

@@ -32,7 +32,8 @@ struct HeadGradient {
   const DType dtype = bf16 ? DType::bf16 : DType::f32;
   const OperandRounding rounding = bf16 ? OperandRounding::bf16 : OperandRounding::none;
   // Left sides that are turned here are read as BF16 only where the kernels do.
-  const bool narrow = operand_form_for(dense_weight(dtype, nullptr, 1, 1, 1), rounding) == OperandForm::bf16;
+  const OperandForm form = operand_form_for(dense_weight(dtype, nullptr, 1, 1, 1), rounding);
+  const bool narrow = form == OperandForm::bf16;
 
   // Rows [S, cols] as the weight of a product.
   Weight as_weight(const float* rows, int64_t cols, Buffer& buffer) const {
@@ -60,7 +61,8 @@ struct HeadGradient {
     const TurnedForm wide = bf16 ? TurnedForm::f32_rounded : TurnedForm::f32;
     turn(DType::f32, left, stride, nullptr, count, n, narrow ? TurnedForm::bf16 : wide, turned, kStride, padded(count));
     OperandView view;
-    view.form = narrow ? OperandForm::bf16 : OperandForm::f32;
+    for (int64_t j = 0; !narrow && j < n; ++j) order_row(form, turned + j * kStride, padded(count));
+    view.form = form;
     view.rounding = rounding;
     view.data = turned;
     view.stride = kStride;

@@ -45,11 +45,12 @@ struct Slab {
   int64_t tokens;
   ProductForm form;
   bool left;
-  bool paired;       // [tokens / 2, cols, 2] for kernels/paired_product.h; then either side
-  bool wide;         // elements are float32
-  int64_t bytes;     // of an element
-  size_t at = 0;     // bytes into the slabs
-  size_t scale = 0;  // floats into the scales
+  bool paired;                        // [tokens / 2, cols, 2] for kernels/paired_product.h; then either side
+  OperandForm as = OperandForm::f32;  // how the product reads a left side
+  bool wide = false;                  // elements are float32
+  int64_t bytes = 0;                  // of an element
+  size_t at = 0;                      // bytes into the slabs
+  size_t scale = 0;                   // floats into the scales
 
   int64_t stride() const { return padded(tokens); }
   int64_t pairs() const { return (tokens + 1) / 2; }
@@ -57,14 +58,15 @@ struct Slab {
 };
 
 Slab make_slab(const TokenRows& rows, int64_t tokens, ProductForm form, bool left) {
-  Slab slab{&rows, tokens, form, left, form == ProductForm::bf16 && has_paired_product(), false, 0};
+  Slab slab{&rows, tokens, form, left, form == ProductForm::bf16 && has_paired_product()};
   if (slab.paired) {
     slab.bytes = 2;
   } else if (left) {
     Weight like = dense_weight(weight_type(form), nullptr, 1, tokens, tokens);
     like.block_rows = 1;
     like.block_cols = kActivationGroup;
-    slab.wide = operand_form_for(like, rounding_of(form)) == OperandForm::f32;
+    slab.as = operand_form_for(like, rounding_of(form));
+    slab.wide = slab.as != OperandForm::bf16;
     slab.bytes = slab.wide ? 4 : 2;
   } else {
     slab.wide = form == ProductForm::f32;
@@ -111,6 +113,9 @@ void turn_piece(const Slab& slab, int64_t c_begin, int64_t c_end, ProductWorkspa
     const TurnedForm bf16 = slab.wide ? TurnedForm::f32_rounded : TurnedForm::bf16;
     turn(rows.dtype, from, rows.stride, rows.index, slab.tokens, c_end - c_begin,
          slab.form == ProductForm::f32 ? TurnedForm::f32 : bf16, out + c_begin * stride * slab.bytes, stride, stride);
+    for (int64_t c = c_begin; slab.left && slab.wide && c < c_end; ++c) {
+      order_row(slab.as, reinterpret_cast<float*>(out) + c * stride, stride);
+    }
     return;
   }
   scratch.reserve(static_cast<size_t>(kTurnCols * stride) * sizeof(float));
@@ -125,7 +130,7 @@ void turn_piece(const Slab& slab, int64_t c_begin, int64_t c_end, ProductWorkspa
 
 OperandView left_view(const Slab& slab, const ProductWorkspace& ws, int64_t row) {
   OperandView view;
-  view.form = slab.wide ? OperandForm::f32 : OperandForm::bf16;
+  view.form = slab.as;
   view.rounding = rounding_of(slab.form);
   view.stride = slab.stride();
   view.data = ws.slabs.as<std::byte>() + slab.at + row * view.stride * slab.bytes;
