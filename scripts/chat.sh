@@ -8,7 +8,7 @@ if [[ $# -gt 0 ]]; then
   exec "$fathom" chat --model "$1"
 fi
 if [[ -d models/fathom-tiny ]]; then
-  exec "$fathom" chat --model models/fathom-tiny
+  exec "$fathom" chat --model models/fathom-tiny --thinking  # it computes in its thoughts
 fi
 if [[ ! -f models/random/config.json ]]; then
   "$fathom" synth --config tiny --format fp8 --out models/random

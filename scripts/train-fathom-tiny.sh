@@ -9,7 +9,7 @@ runs=runs/fathom-tiny
 mkdir -p "$runs"
 
 if [[ ! -f $runs/corpus.jsonl ]]; then
-  "$fathom" data generate --megabytes 120 --seed 1 --longest-retrieval 1050 --out "$runs/corpus.jsonl"
+  "$fathom" data generate --megabytes 60 --seed 1 --out "$runs/corpus.jsonl"
 fi
 if [[ ! -d $runs/tokenizer ]]; then
   "$fathom" tokenizer train --vocab-size 2048 --out "$runs/tokenizer/tokenizer.json" "$runs/corpus.jsonl"
