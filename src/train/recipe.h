@@ -14,11 +14,12 @@ namespace fathom {
 /// defaults are the report's (spec §3.2), with boundaries as fractions of the token budget. Fields without default must
 /// be there. Paths are relative to the working directory.
 struct Recipe {
-  ModelConfig model;       ///< "model": the fields of a Hugging Face config.json, or the path of one
-  std::string start_from;  ///< checkpoint directory (or a run: its latest checkpoint) to start from instead of random weights; its config is the model,
-                           ///< changed by "model_changes" (context extension: rope_scaling)
-  std::string data;        ///< directory of `fathom data pack`
-  std::string tokenizer;   ///< directory whose tokenizer files go into the checkpoints
+  ModelConfig model;  ///< "model": the fields of a Hugging Face config.json, or the path of one
+  std::string
+      start_from;  ///< checkpoint directory (or a run: its latest checkpoint) to start from instead of random weights;
+                   ///< its config is the model, changed by "model_changes" (context extension: rope_scaling)
+  std::string data;                           ///< directory of `fathom data pack`
+  std::string tokenizer;                      ///< directory whose tokenizer files go into the checkpoints
   ComputeMode precision = ComputeMode::bf16;  ///< "bf16", "fp8" or "fp32"
   bool fp8_checkpoints = false;               ///< "checkpoint_format": "bf16" or "fp8"
   uint64_t seed = 0;                          ///< of the initial weights and of the order of sequences
