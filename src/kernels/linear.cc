@@ -135,22 +135,14 @@ void Operand::prepare_row(const float* x, int64_t K, int64_t t, float least_amax
       std::fill(narrow + K, narrow + stride_, uint16_t{0});
       break;
     case OperandForm::f32:
+    case OperandForm::f32_pairs:
       if (rounding_ == OperandRounding::bf16) {
         for (int64_t k = 0; k < K; ++k) wide[k] = round_to_bf16(x[k]);
       } else {
         std::copy(x, x + K, wide);
       }
       std::fill(wide + K, wide + stride_, 0.0f);
-      break;
-    case OperandForm::f32_pairs:
-      for (int64_t begin = 0; begin < stride_; begin += 32) {
-        float values[32] = {};
-        const int64_t n = std::clamp<int64_t>(K - begin, 0, 32);
-        for (int64_t k = 0; k < n; ++k) {
-          values[k] = rounding_ == OperandRounding::bf16 ? round_to_bf16(x[begin + k]) : x[begin + k];
-        }
-        for (int64_t i = 0; i < 32; ++i) wide[begin + i] = values[paired_column(i)];
-      }
+      order_row(form_, wide, stride_);
       break;
     case OperandForm::int8:
       break;

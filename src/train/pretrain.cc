@@ -122,10 +122,6 @@ class BatchReader {
   std::vector<int32_t> row_, inputs_, labels_;
 };
 
-int64_t label_count(const TrainingBatch& batch) {
-  return std::count_if(batch.labels.begin(), batch.labels.end(), [](int32_t label) { return label >= 0; });
-}
-
 // The sequences [first, first + count) of a batch.
 TrainingBatch part_of(const TrainingBatch& batch, int64_t first, int64_t count) {
   const auto begin = static_cast<size_t>(first * batch.length);

@@ -129,7 +129,7 @@ struct Run {
   Losses run() {
     int64_t positions = options.loss_positions;
     if (positions == 0) {
-      positions = std::count_if(batch.labels.begin(), batch.labels.end(), [](int32_t label) { return label >= 0; });
+      positions = label_count(batch);
     }
     if (positions == 0) throw_bad_input("The batch has no label: nothing to learn from.");
     ws.tape.dtype = model.compute == ComputeMode::bf16 ? DType::bf16 : DType::f32;
@@ -286,6 +286,10 @@ TrainState::TrainState() = default;
 TrainState::TrainState(TrainState&&) noexcept = default;
 TrainState& TrainState::operator=(TrainState&&) noexcept = default;
 TrainState::~TrainState() = default;
+
+int64_t label_count(const TrainingBatch& batch) {
+  return std::count_if(batch.labels.begin(), batch.labels.end(), [](int32_t label) { return label >= 0; });
+}
 
 TrainState start_training(Parameters parameters, const TrainOptions& options, ThreadTeam& team) {
   if (options.compute == ComputeMode::int8) {

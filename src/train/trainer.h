@@ -22,6 +22,9 @@ struct TrainingBatch {
   std::span<const int32_t> labels;  ///< [B, T]
 };
 
+/// Labels that are not −1.
+int64_t label_count(const TrainingBatch& batch);
+
 /// What the loss consists of; the report's values (spec §3.2).
 struct LossOptions {
   double mtp_loss_weight = 0.3;      ///< λ; depth D counts λ / D each
