@@ -2,7 +2,7 @@
 
 namespace fathom {
 
-/// Whether a sanitizer watches the program, whose own memory comes on top of what the program takes.
+/// Whether a sanitizer watches the program: its own memory and time come on top of what the program takes.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 inline constexpr bool kSanitized = true;
 #else
