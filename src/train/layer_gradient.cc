@@ -68,12 +68,18 @@ std::vector<Job> jobs_of(const BackwardContext& context, int64_t layer, const La
   return jobs;
 }
 
+int64_t most_tokens(const std::vector<Job>& jobs) {
+  int64_t most = 0;
+  for (const Job& job : jobs) most = std::max(most, job.count);
+  return most;
+}
+
 // Items of some rows of the jobs' matrices: calls `use(job, begin, end, thread)`.
 template <typename Rows, typename Use>
 void for_job_rows(const std::vector<Job>& jobs, ThreadTeam& team, Rows rows_of, Use use) {
   int64_t rows = 0;
   for (const Job& job : jobs) rows += rows_of(job);
-  const int64_t step = rows_per_item(rows, team.size());
+  const int64_t step = rows_per_item(rows, most_tokens(jobs), team.size());
   std::vector<int64_t> begins(1, 0);
   for (const Job& job : jobs) begins.push_back(begins.back() + (rows_of(job) + step - 1) / step);
   team.parallel_for(begins.back(), [&](int64_t item, int thread) {
@@ -151,7 +157,7 @@ void up_gradient(const BackwardContext& context, const std::vector<Job>& jobs, i
   for (const Job& job : jobs) routed_rows += job.routed ? job.count : 0;
   if (jobs.front().routed) prepare(jobs.front(), routed_rows, ws.gate_operand, ws.up_operand);
   if (!jobs.back().routed) prepare(jobs.back(), T, ws.always_gate_operand, ws.always_up_operand);
-  const int64_t step = rows_per_item(hidden, team.size());
+  const int64_t step = rows_per_item(hidden, most_tokens(jobs), team.size());
   team.parallel_for((hidden + step - 1) / step, [&](int64_t item, int thread) {
     const int64_t begin = item * step;
     const int64_t end = std::min(begin + step, hidden);

@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/number_formats.h"
 #include "formats/safetensors.h"
+#include "kernels/bf16_panels.h"
 #include "kernels/gradients.h"
 #include "kernels/norm.h"
 #include "kernels/paired_product.h"
@@ -126,6 +127,12 @@ int64_t offset_in(const std::byte* data, const Buffer& buffer, DType dtype) {
 const Buffer& plain_array(const Parameters& parameters, const ComputeCopies& copies, DType dtype) {
   if (dtype == DType::f8_e4m3) return copies.codes;
   return dtype == DType::f32 ? parameters.masters : copies.plain;
+}
+
+// The embedding is looked up, and routers compute in float32.
+bool has_panels(const Parameter& parameter, const ComputeCopies& copies) {
+  return copies.panels.bytes() > 0 && parameter.matrix() && parameter.role != TensorRole::router &&
+         parameter.role != TensorRole::embedding && fits_bf16_panels(parameter.shape[0], parameter.shape[1]);
 }
 
 void quantize_parameter(const Parameter& parameter, const float* master, ComputeCopies& copies) {
@@ -335,6 +342,7 @@ void reserve_copies(const Parameters& parameters, ComputeMode compute, ComputeCo
   }
   copies.plain.reserve(size * sizeof(uint16_t));
   copies.turned.reserve(size * sizeof(uint16_t));
+  if (compute == ComputeMode::bf16 && has_bf16_panels()) copies.panels.reserve(size * sizeof(uint16_t));
   if (compute != ComputeMode::w8a8) return;
   copies.codes.reserve(size);
   copies.codes_turned.reserve(size);
@@ -353,6 +361,11 @@ void make_copies(const Parameters& parameters, ComputeCopies& copies, ThreadTeam
     }
     if (parameter.matrix()) {
       const int64_t rows = parameter.shape[0];
+      const int64_t cols = parameter.shape[1];
+      if (has_panels(parameter, copies)) {
+        make_bf16_panels(copies.plain.as<uint16_t>() + parameter.offset, cols, cols, 0, rows / kBf16PanelRows,
+                         copies.panels.as<uint16_t>() + parameter.offset);
+      }
       std::byte* out = copies.turned.as<std::byte>() + parameter.offset * (wide ? 4 : 2);
       if (copies.paired && rows % 2 == 0 && parameter.role != TensorRole::router) {
         pair_rows(DType::f32, master, parameter.shape[1], nullptr, rows, parameter.shape[1], 0, rows / 2,
@@ -368,8 +381,10 @@ void make_copies(const Parameters& parameters, ComputeCopies& copies, ThreadTeam
 
 ModelWeights weights_of(const Parameters& parameters, const ComputeCopies& copies) {
   std::unordered_map<std::string, TensorView> views;
+  std::unordered_map<std::string, const uint16_t*> panels;
   for (const Parameter& parameter : parameters.list) {
     const int64_t at = parameter.offset;
+    if (has_panels(parameter, copies)) panels[parameter.name] = copies.panels.as<uint16_t>() + at;
     if (copies.compute == ComputeMode::fp32) {
       views[parameter.name] = tensor_view(DType::f32, parameter.shape, parameters.masters.as<float>() + at);
     } else if (copies.compute == ComputeMode::w8a8 && parameter.quantizable) {
@@ -392,6 +407,10 @@ ModelWeights weights_of(const Parameters& parameters, const ComputeCopies& copie
                                  if (found == views.end())
                                    throw_bad_input("The model in training has no tensor {}.", name);
                                  return found->second;
+                               },
+                               [&](const std::string& name) {
+                                 const auto found = panels.find(name);
+                                 return found == panels.end() ? nullptr : found->second;
                                }});
 }
 

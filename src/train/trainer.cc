@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "kernels/bf16_panels.h"
 #include "kernels/gradients.h"
 #include "kernels/norm.h"
 #include "train/layer_gradient.h"
@@ -329,7 +330,8 @@ TrainingMemory training_memory(const ModelConfig& config, const TrainOptions& op
   if (options.compute == ComputeMode::fp32) {
     memory.compute_copies = size * sizeof(float);
   } else {
-    memory.compute_copies = 2 * size * sizeof(uint16_t);
+    const bool panels = narrow && has_bf16_panels();
+    memory.compute_copies = (panels ? 3 : 2) * size * sizeof(uint16_t);
   }
   if (options.compute == ComputeMode::w8a8) {
     memory.compute_copies += 2 * size + 2 * static_cast<uint64_t>(plan.scales) * sizeof(float);

@@ -6,13 +6,15 @@
 #include <immintrin.h>
 
 #include "base/buffer.h"
+#include "kernels/bf16_panels.h"
+#include "kernels/cpu/bf16_panels_avx512.h"
 #include "kernels/cpu/e4m3_avx512.h"
 
 namespace fathom {
 namespace {
 
 // Columns of a block of the sum: eighteen tokens of them (36 KB) stay in the first-level cache while rows pass.
-constexpr int64_t kBlockCols = 1024;
+constexpr int64_t kBlockCols = kBf16BlockCols;
 
 // Tables of the casts of one row of blocks of scales.
 class CastTables {
@@ -376,6 +378,19 @@ void products(const Weight& w, int64_t row_begin, int64_t row_end, const uint16_
 
 void bf16_rows_avx512(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
                       int64_t row_end, float* y, int64_t y_stride) {
+  if (w.panels != nullptr && T > kStreamTokens) {
+    const int64_t begin = (row_begin + kBf16PanelRows - 1) / kBf16PanelRows * kBf16PanelRows;
+    const int64_t end = row_end / kBf16PanelRows * kBf16PanelRows;
+    if (begin < end) {
+      Weight plain = w;
+      plain.panels = nullptr;
+      bf16_rows_avx512(x, row_index, T, plain, row_begin, begin, y, y_stride);
+      bf16_panel_rows_avx512(x, row_index, T, w, begin, end, y + (begin - row_begin), y_stride);
+      bf16_rows_avx512(x, row_index, T, plain, end, row_end, y + (end - row_begin), y_stride);
+      return;
+    }
+  }
+  if (row_begin == row_end) return;
   const bool fp8 = w.dtype == DType::f8_e4m3;
   cast_tables.forget();
   for (int64_t t0 = 0; t0 < T; t0 += kMostTokens) {
