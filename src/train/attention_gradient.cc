@@ -268,13 +268,10 @@ struct Layer {
     const OperandView view = latent_operand.view(span.first);
     const PairedLeft left{view.bf16_row(0), view.stride};
     paired_product(left, S, kv_b_pairs, kv_b.rows, rank / 2, rows, rows + nope + dv, up, nope + dv, nullptr, false);
-    for (int64_t i = 0; i < S; ++i) {
-      const int64_t t = span.first + i;
-      convert_f32_to_bf16(up + i * (nope + dv), nope, keys + i * dq);
-      convert_f32_to_bf16(latents + t * width + rank, rope, keys + i * dq + nope);
-      convert_f32_to_bf16(up + i * (nope + dv) + nope, dv, values + i * dv);
-      convert_f32_to_bf16(d_attended + (t * H + h) * dv, dv, d_out + i * dv);
-    }
+    narrow_rows(up, nope + dv, S, nope, keys, dq);
+    narrow_rows(latents + span.first * width + rank, width, S, rope, keys + nope, dq);
+    narrow_rows(up + nope, nope + dv, S, dv, values, dv);
+    narrow_rows(d_attended + (span.first * H + h) * dv, H * dv, S, dv, d_out, dv);
     PairedHeadGradient head{scratch, static_cast<float>(model.rope.softmax_scale), S, dq, dv};
     head.run(reinterpret_cast<const uint16_t*>(q.row(span.first)) + h * dq, q.cols, keys, values, d_out,
              d_q + (span.first * H + h) * dq, H * dq);

@@ -112,7 +112,13 @@ template <class V>
 inline float greatest_of(const float* x, int64_t n) {
   float lanes[V::width];
   auto greatest = V::set1(-std::numeric_limits<float>::infinity());
+  auto other = greatest;
   int64_t i = 0;
+  for (; i + 2 * V::width <= n; i += 2 * V::width) {
+    greatest = V::max(greatest, V::load(x + i));
+    other = V::max(other, V::load(x + i + V::width));
+  }
+  greatest = V::max(greatest, other);
   for (; i + V::width <= n; i += V::width) greatest = V::max(greatest, V::load(x + i));
   V::store(lanes, greatest);
   float result = lanes[0];
@@ -239,10 +245,12 @@ void softmax_pair_gradient_generic(float* scores, float* dp, int64_t stride, int
     const auto seen = [&](int64_t r) { return static_cast<int>(std::clamp<int64_t>(visible + r - i, 0, W)); };
     put(i, seen(0), seen(1), static_cast<int>(std::min<int64_t>(W, n - i)));
   }
-  if (i >= n) return;
-  std::fill(p_pairs + 2 * i, p_pairs + 2 * n, uint16_t{0});
-  std::fill(ds_pairs + 2 * i, ds_pairs + 2 * n, uint16_t{0});
-  for (int64_t r = 0; r < rows; ++r) std::fill(ds + r * stride + i, ds + r * stride + n, uint16_t{0});
+  for (; i < n; i += W) {
+    const int count = static_cast<int>(std::min<int64_t>(W, n - i));
+    V::store_bf16_pairs(p_pairs + 2 * i, V::zero(), V::zero(), count);
+    V::store_bf16_pairs(ds_pairs + 2 * i, V::zero(), V::zero(), count);
+    for (int64_t r = 0; r < rows; ++r) V::store_bf16_operand(ds + r * stride + i, V::zero(), count);
+  }
 }
 
 template <class V>
