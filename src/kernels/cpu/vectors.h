@@ -124,9 +124,11 @@ struct PortableVector {
     }
     return out;
   }
-  // Adds the squares of 32 values to 32 sums.
-  static void add_squares(const float* x, double* sums) {
-    for (int i = 0; i < 32; ++i) sums[i] += static_cast<double>(x[i]) * x[i];
+  // Adds the squares of n values, n a multiple of 32, to 32 sums: value i to sum i mod 32.
+  static void add_squares(const float* x, int64_t n, double* sums) {
+    for (int64_t i = 0; i < n; i += 32) {
+      for (int64_t lane = 0; lane < 32; ++lane) sums[lane] += static_cast<double>(x[i + lane]) * x[i + lane];
+    }
   }
 };
 
@@ -206,11 +208,19 @@ struct Avx2Vector {
     return _mm256_addsub_ps(_mm256_mul_ps(x, _mm256_moveldup_ps(cos_sin)),
                             _mm256_mul_ps(swapped, _mm256_movehdup_ps(cos_sin)));
   }
-  static void add_squares(const float* x, double* sums) {
-    for (int i = 0; i < 32; i += 4) {
-      const __m256d value = _mm256_cvtps_pd(_mm_loadu_ps(x + i));
-      _mm256_storeu_pd(sums + i, _mm256_fmadd_pd(value, value, _mm256_loadu_pd(sums + i)));
+  static void add_squares(const float* x, int64_t n, double* sums) {
+    __m256d registers[8];
+#pragma GCC unroll 8
+    for (int v = 0; v < 8; ++v) registers[v] = _mm256_loadu_pd(sums + 4 * v);
+    for (int64_t i = 0; i < n; i += 32) {
+#pragma GCC unroll 8
+      for (int v = 0; v < 8; ++v) {
+        const __m256d value = _mm256_cvtps_pd(_mm_loadu_ps(x + i + 4 * v));
+        registers[v] = _mm256_fmadd_pd(value, value, registers[v]);
+      }
     }
+#pragma GCC unroll 8
+    for (int v = 0; v < 8; ++v) _mm256_storeu_pd(sums + 4 * v, registers[v]);
   }
 };
 #endif
@@ -282,11 +292,19 @@ struct Avx512Vector {
     const F crossed = _mm512_mul_ps(_mm512_permute_ps(x, 0xb1), _mm512_movehdup_ps(cos_sin));
     return _mm512_mask_sub_ps(_mm512_add_ps(direct, crossed), 0x5555, direct, crossed);
   }
-  static void add_squares(const float* x, double* sums) {
-    for (int i = 0; i < 32; i += 8) {
-      const __m512d value = _mm512_cvtps_pd(_mm256_loadu_ps(x + i));
-      _mm512_storeu_pd(sums + i, _mm512_fmadd_pd(value, value, _mm512_loadu_pd(sums + i)));
+  static void add_squares(const float* x, int64_t n, double* sums) {
+    __m512d registers[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) registers[v] = _mm512_loadu_pd(sums + 8 * v);
+    for (int64_t i = 0; i < n; i += 32) {
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) {
+        const __m512d value = _mm512_cvtps_pd(_mm256_loadu_ps(x + i + 8 * v));
+        registers[v] = _mm512_fmadd_pd(value, value, registers[v]);
+      }
     }
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) _mm512_storeu_pd(sums + 8 * v, registers[v]);
   }
 };
 #endif
