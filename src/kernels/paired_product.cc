@@ -28,4 +28,12 @@ void pair_rows(DType from, const void* x, int64_t x_stride, const int32_t* index
 #endif
 }
 
+void narrow_rows(const float* x, int64_t x_stride, int64_t rows, int64_t cols, uint16_t* out, int64_t out_stride) {
+#if defined(__x86_64__)
+  narrow_rows_avx512(x, x_stride, rows, cols, out, out_stride);
+#else
+  throw_failure("Paired products need AVX-512.");
+#endif
+}
+
 }  // namespace fathom

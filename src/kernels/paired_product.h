@@ -33,4 +33,8 @@ void paired_product(const PairedLeft& left, int64_t rows, const uint16_t* right,
 void pair_rows(DType from, const void* x, int64_t x_stride, const int32_t* index, int64_t rows, int64_t cols,
                int64_t pair_begin, int64_t pair_end, uint16_t* out);
 
+/// Rows of float32 rounded to BF16, as left sides; subnormals become 0, as which products read them. Shapes: x, out
+/// [rows, cols], rows `x_stride` and `out_stride` elements apart.
+void narrow_rows(const float* x, int64_t x_stride, int64_t rows, int64_t cols, uint16_t* out, int64_t out_stride);
+
 }  // namespace fathom

@@ -58,7 +58,7 @@ struct BalanceTerm {
   double factor = 0;             ///< of Σ f P: α · scale / B
 };
 
-/// Working memory of the layers' backwards.
+/// Working memory of the backwards of one model's layers.
 struct LayerGradientWorkspace {
   ProductWorkspace products;
   AttentionGradientWorkspace attention;
@@ -69,6 +69,8 @@ struct LayerGradientWorkspace {
   Buffer normed;                  ///< [T, hidden] recomputed input of products
   Buffer latent;                  ///< [T, latent] recomputed
   Buffer factors;                 ///< [T] of a norm
+  Buffer angles;                  ///< [angle_positions, d_rope] of the rotation back; made once
+  int64_t angle_positions = 0;
 };
 
 /// Input half of one transformer layer: dx [T, hidden] comes in as the gradient of its output and leaves as that of its

@@ -75,6 +75,21 @@ TEST(PairedProduct, AgreesWithAPlainSum) {
   }
 }
 
+TEST(PairedProduct, NarrowRows) {
+  if (!has_paired_product()) GTEST_SKIP() << "this machine has no paired products";
+  const std::vector<float> x = random_values(3 * 50, 5);
+  for (int64_t cols : {1, 16, 37, 48}) {
+    std::vector<uint16_t> out(3 * 49, 7);
+    narrow_rows(x.data(), 50, 3, cols, out.data(), 49);
+    for (int64_t r = 0; r < 3; ++r) {
+      for (int64_t c = 0; c < 49; ++c) {
+        const uint16_t expected = c < cols ? f32_to_bf16(x[static_cast<size_t>(r * 50 + c)]) : uint16_t{7};
+        ASSERT_EQ(out[static_cast<size_t>(r * 49 + c)], expected) << cols << " columns, " << r << " " << c;
+      }
+    }
+  }
+}
+
 TEST(PairedProduct, PairsOfGatheredRows) {
   if (!has_paired_product()) GTEST_SKIP() << "this machine has no paired products";
   const std::vector<float> x = random_values(5 * 21, 3);

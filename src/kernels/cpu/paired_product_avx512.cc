@@ -65,6 +65,11 @@ template <int V>
 constexpr Tile kTilesOf[] = {nullptr, tile<1, V>, tile<2, V>, tile<3, V>, tile<4, V>, tile<5, V>, tile<6, V>};
 constexpr const Tile* kTiles[] = {nullptr, kTilesOf<1>, kTilesOf<2>, kTilesOf<3>, kTilesOf<4>};
 
+// Where it already lies as a block does.
+bool is_block(const uint16_t* right, int64_t right_cols) {
+  return right_cols == kCols && reinterpret_cast<uintptr_t>(right) % 64 == 0;
+}
+
 void copy_block(const uint16_t* right, int64_t right_cols, int64_t pairs, int64_t cols) {
   uint16_t* out = right_block.values;
   for (int64_t p = 0; p < pairs; ++p, right += right_cols * 2, out += kCols * 2) {
@@ -122,7 +127,11 @@ void paired_product_avx512(const PairedLeft& left, int64_t rows, const uint16_t*
     const auto mask = static_cast<__mmask16>((1u << (cols - 16 * (vectors - 1))) - 1);
     for (int64_t p = 0; p < pairs; p += kPairs) {
       const int64_t count = std::min(kPairs, pairs - p);
-      copy_block(right + (p * right_cols + c) * 2, right_cols, count, cols);
+      const uint16_t* block = right + (p * right_cols + c) * 2;
+      if (!is_block(block, right_cols)) {
+        copy_block(block, right_cols, count, cols);
+        block = right_block.values;
+      }
       for (int64_t r = 0; r < rows;) {
         // As even as can be: 7 rows are 4 and 3, not 6 and 1.
         const int64_t left_over = rows - r;
@@ -135,7 +144,7 @@ void paired_product_avx512(const PairedLeft& left, int64_t rows, const uint16_t*
               left.data + (left.index != nullptr ? left.index[r + i] : r + i) * left.row_stride + p * left.pair_stride;
           to[i] = y + (y_index != nullptr ? y_index[r + i] : r + i) * y_stride + (c - begin);
         }
-        kTiles[vectors][n](from, left.pair_stride, right_block.values, count, to, mask, accumulate || p > 0);
+        kTiles[vectors][n](from, left.pair_stride, block, count, to, mask, accumulate || p > 0);
         r += n;
       }
     }
@@ -148,6 +157,20 @@ void pair_rows_avx512(DType from, const void* x, int64_t x_stride, const int32_t
     pair_rows_of<FromBf16>(x, x_stride, index, rows, cols, pair_begin, pair_end, out);
   } else {
     pair_rows_of<FromF32>(x, x_stride, index, rows, cols, pair_begin, pair_end, out);
+  }
+}
+
+void narrow_rows_avx512(const float* x, int64_t x_stride, int64_t rows, int64_t cols, uint16_t* out,
+                        int64_t out_stride) {
+  for (int64_t r = 0; r < rows; ++r, x += x_stride, out += out_stride) {
+    int64_t c = 0;
+    for (; c + 16 <= cols; c += 16) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c), FromF32::load(x + c, 0xffff));
+    }
+    if (c < cols) {
+      const auto mask = static_cast<__mmask16>((1u << (cols - c)) - 1);
+      _mm256_mask_storeu_epi16(out + c, mask, FromF32::load(x + c, mask));
+    }
   }
 }
 

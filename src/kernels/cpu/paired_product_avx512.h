@@ -9,5 +9,7 @@ void paired_product_avx512(const PairedLeft& left, int64_t rows, const uint16_t*
                            const int32_t* y_index, bool accumulate);
 void pair_rows_avx512(DType from, const void* x, int64_t x_stride, const int32_t* index, int64_t rows, int64_t cols,
                       int64_t pair_begin, int64_t pair_end, uint16_t* out);
+void narrow_rows_avx512(const float* x, int64_t x_stride, int64_t rows, int64_t cols, uint16_t* out,
+                        int64_t out_stride);
 
 }  // namespace fathom
