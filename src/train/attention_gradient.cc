@@ -206,7 +206,7 @@ bool takes_paired_products(const LoadedModel& model, const Weight& kv_b, const K
 // kv_b_proj [N, rank] in BF16 as a right side: [rank / 2, N, 2].
 const uint16_t* pair_weight(const Weight& weight, Buffer& buffer, ThreadTeam& team) {
   auto* out = reserve<float>(buffer, weight.cols / 2 * weight.rows);
-  const int64_t step = rows_per_item(weight.rows, team.size());
+  const int64_t step = rows_per_item(weight.rows, 1, team.size());
   team.parallel_for((weight.rows + step - 1) / step, [&](int64_t item, int) {
     const int64_t begin = item * step;
     const int64_t count = std::min(step, weight.rows - begin);

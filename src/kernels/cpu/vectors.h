@@ -244,8 +244,10 @@ struct Avx512Vector {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   static F load_f16_n(const uint16_t* p, int n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask(n), p)); }
-  // Not vcvtneps2bf16: that one turns subnormals to zero.
+  // vcvtneps2bf16 turns subnormals to zero and writes other NaNs; where there are none it is a third of the work.
   static __m256i to_bf16(F a) {
+    constexpr int kNanOrSubnormal = 0x01 | 0x20 | 0x80;
+    if (_mm512_fpclass_ps_mask(a, kNanOrSubnormal) == 0) return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a));
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(round_bf16(a)), 16));
   }
   static void store_bf16(uint16_t* p, F a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16(a)); }
