@@ -245,8 +245,8 @@ struct Run {
       rms_norm(kept.previous.f32_row(t), hidden, weights.hnorm, eps(), input + (t * 2 + 1) * hidden);
     });
     float* d_input = reserve(ws.d_mtp_input, rows * 2 * hidden);
-    linear_input_gradient(ws.dx.as<float>(), rows, context.turned(weights.eh_proj),
-                          model.head_rounding(weights.eh_proj), false, d_input, ws.layers.products, team);
+    linear_input_gradient(ws.dx.as<float>(), rows, context.turned(weights.eh_proj), context.other_rounding(), false,
+                          d_input, ws.layers.products, team);
     const WeightGradientJob job{{DType::f32, ws.dx.as<float>(), hidden, hidden},
                                 {DType::f32, input, 2 * hidden, 2 * hidden},
                                 rows,
