@@ -128,8 +128,19 @@ const Buffer& plain_array(const Parameters& parameters, const ComputeCopies& cop
   return dtype == DType::f32 ? parameters.masters : copies.plain;
 }
 
-bool is_paired(const ComputeCopies& copies, const Parameter& parameter) {
-  return copies.paired && parameter.matrix() && parameter.shape[0] % 2 == 0 && parameter.role != TensorRole::router;
+bool copies_are_paired(ComputeMode compute) {
+  return compute != ComputeMode::fp32 && has_paired_product();
+}
+
+bool is_paired(bool copies_paired, const Parameter& parameter) {
+  return copies_paired && parameter.matrix() && parameter.shape[0] % 2 == 0 && parameter.role != TensorRole::router;
+}
+
+// Whether some FP8 matrix is not paired.
+bool turns_codes(const Parameters& parameters, bool copies_paired) {
+  return std::ranges::any_of(parameters.list, [&](const Parameter& parameter) {
+    return parameter.quantizable && !is_paired(copies_paired, parameter);
+  });
 }
 
 // kv_b_proj is FP8 in w8a8, but its products are those of the attention core: BF16 of code × scale.
@@ -173,7 +184,7 @@ void quantize_parameter(const Parameter& parameter, const float* master, Compute
   auto* codes = copies.codes.as<uint8_t>() + parameter.offset;
   float* scale = copies.scale.as<float>() + parameter.scale_offset;
   quantize_weight(master, parameter.shape[0], parameter.shape[1], kBlock, kBlock, false, codes, scale);
-  if (is_paired(copies, parameter)) {
+  if (is_paired(copies.paired, parameter)) {
     pair_codes(parameter, codes, scale, copies.turned.as<uint16_t>() + parameter.offset);
   } else {
     turn_codes(parameter, codes, scale, copies);
@@ -358,7 +369,7 @@ void write_parameters(const Parameters& parameters, bool gradients, const std::s
 
 void reserve_copies(const Parameters& parameters, ComputeMode compute, ComputeCopies& copies) {
   copies.compute = compute;
-  copies.paired = compute != ComputeMode::fp32 && has_paired_product();
+  copies.paired = copies_are_paired(compute);
   const auto size = static_cast<size_t>(parameters.size);
   if (compute == ComputeMode::fp32) {
     copies.turned.reserve(size * sizeof(float));
@@ -368,12 +379,20 @@ void reserve_copies(const Parameters& parameters, ComputeMode compute, ComputeCo
   copies.turned.reserve(size * sizeof(uint16_t));
   if (compute != ComputeMode::w8a8) return;
   copies.codes.reserve(size);
-  const bool all_paired = std::ranges::all_of(parameters.list, [&](const Parameter& parameter) {
-    return !parameter.quantizable || is_paired(copies, parameter);
-  });
-  if (!all_paired) copies.codes_turned.reserve(size);
+  if (turns_codes(parameters, copies.paired)) copies.codes_turned.reserve(size);
   copies.scale.reserve(static_cast<size_t>(parameters.scales) * sizeof(float));
   copies.scale_turned.reserve(static_cast<size_t>(parameters.scales) * sizeof(float));
+}
+
+uint64_t compute_copy_bytes(const Parameters& plan, ComputeMode compute) {
+  const auto size = static_cast<uint64_t>(plan.size);
+  if (compute == ComputeMode::fp32) return size * sizeof(float);
+  uint64_t bytes = 2 * size * sizeof(uint16_t);
+  if (compute == ComputeMode::w8a8) {
+    bytes += (turns_codes(plan, copies_are_paired(compute)) ? 2 : 1) * size;
+    bytes += 2 * static_cast<uint64_t>(plan.scales) * sizeof(float);
+  }
+  return bytes;
 }
 
 void make_copies(const Parameters& parameters, ComputeCopies& copies, ThreadTeam& team) {
@@ -393,7 +412,7 @@ void make_copies(const Parameters& parameters, ComputeCopies& copies, ThreadTeam
     const int64_t rows = parameter.shape[0];
     const int64_t cols = parameter.shape[1];
     std::byte* out = copies.turned.as<std::byte>() + parameter.offset * (wide ? 4 : 2);
-    if (is_paired(copies, parameter)) {
+    if (is_paired(copies.paired, parameter)) {
       pair_rows(DType::f32, master, cols, nullptr, rows, cols, 0, rows / 2, reinterpret_cast<uint16_t*>(out));
     } else {
       turn(DType::f32, master, cols, nullptr, rows, cols, wide ? TurnedForm::f32 : TurnedForm::bf16, out, rows, rows);

@@ -86,6 +86,8 @@ struct ComputeCopies {
 };
 
 void reserve_copies(const Parameters& parameters, ComputeMode compute, ComputeCopies& copies);
+/// Bytes that `reserve_copies` takes.
+uint64_t compute_copy_bytes(const Parameters& plan, ComputeMode compute);
 /// Makes the copies from the masters. Any number of threads give the same bits.
 void make_copies(const Parameters& parameters, ComputeCopies& copies, ThreadTeam& team);
 /// Views on the copies, as a model's weights.

@@ -326,14 +326,7 @@ TrainingMemory training_memory(const ModelConfig& config, const TrainOptions& op
   TrainingMemory memory;
   memory.masters = memory.gradients = size * sizeof(float);
   memory.moments = 2 * size * dtype_bytes(options.moments);
-  if (options.compute == ComputeMode::fp32) {
-    memory.compute_copies = size * sizeof(float);
-  } else {
-    memory.compute_copies = 2 * size * sizeof(uint16_t);
-  }
-  if (options.compute == ComputeMode::w8a8) {
-    memory.compute_copies += 2 * size + 2 * static_cast<uint64_t>(plan.scales) * sizeof(float);
-  }
+  memory.compute_copies = compute_copy_bytes(plan, options.compute);
   const int64_t T = options.sequences * options.length;
   memory.tape = tape_bytes(config, T, narrow ? DType::bf16 : DType::f32);
 
