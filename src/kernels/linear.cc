@@ -124,20 +124,12 @@ void Operand::prepare_row(const float* x, int64_t K, int64_t t, float least_amax
     return;
   }
   if (has_scales_) {
-    // Codes become their values: exact in BF16 and in float32.
-    constexpr int64_t kPiece = 4096;
-    uint8_t codes[kPiece];
-    float values[kPiece];
-    for (int64_t begin = 0; begin < K; begin += kPiece) {
-      const int64_t n = std::min(kPiece, K - begin);
-      quantize_activation(x + begin, n, rounding_ == OperandRounding::fp8_ue8m0, codes,
-                          scales_.as<float>() + t * scale_stride_ + begin / kActivationGroup, least_amax);
-      for (int64_t k = 0; k < n; ++k) values[k] = e4m3_to_f32(codes[k]);
-      if (form_ == OperandForm::bf16) {
-        convert_f32_to_bf16(values, n, narrow + begin);
-      } else {
-        std::copy(values, values + n, wide + begin);
-      }
+    const bool ue8m0 = rounding_ == OperandRounding::fp8_ue8m0;
+    float* scales = scales_.as<float>() + t * scale_stride_;
+    if (form_ == OperandForm::bf16) {
+      quantize_activation_values(x, K, ue8m0, narrow, scales, least_amax);
+    } else {
+      quantize_activation_values(x, K, ue8m0, wide, scales, least_amax);
     }
     form_ == OperandForm::bf16 ? std::fill(narrow + K, narrow + stride_, uint16_t{0})
                                : std::fill(wide + K, wide + stride_, 0.0f);

@@ -13,7 +13,17 @@ bool has_paired_product() {
 void paired_product(const PairedLeft& left, int64_t rows, const uint16_t* right, int64_t right_cols, int64_t pairs,
                     int64_t begin, int64_t end, float* y, int64_t y_stride, const int32_t* y_index, bool accumulate) {
 #if defined(__x86_64__)
-  paired_product_avx512(left, rows, right, right_cols, pairs, begin, end, y, y_stride, y_index, accumulate);
+  paired_product_avx512(left, nullptr, rows, right, right_cols, pairs, begin, end, y, y_stride, y_index, accumulate);
+#else
+  throw_failure("Paired products need AVX-512.");
+#endif
+}
+
+void scaled_paired_product(const PairedLeft& left, const PairedScales& scales, int64_t rows, const uint16_t* right,
+                           int64_t right_cols, int64_t pairs, int64_t begin, int64_t end, float* y, int64_t y_stride,
+                           const int32_t* y_index, bool accumulate) {
+#if defined(__x86_64__)
+  paired_product_avx512(left, &scales, rows, right, right_cols, pairs, begin, end, y, y_stride, y_index, accumulate);
 #else
   throw_failure("Paired products need AVX-512.");
 #endif

@@ -317,7 +317,7 @@ void attention_input_gradient(const BackwardContext& context, int64_t layer, std
   rope_input_gradient(model, spans, d_q, d_k_pe, d_kv, ws, team);
 
   float* d_kv_normed = reserve(g.kv_normed, T * latent);
-  linear_input_gradient(d_kv_up, T, context.turned(w.kv_b_proj), model.unquantized_rounding(), false, d_kv_normed,
+  linear_input_gradient(d_kv_up, T, context.turned(w.kv_b_proj), context.other_rounding(), false, d_kv_normed,
                         ws.products, team);
   norm_input_gradient(tape.kv_latent.f32_row(0), width, w.kv_a_layernorm, d_kv_normed, T, latent, eps, false, d_kv,
                       width, team);
@@ -428,6 +428,10 @@ ProductForm BackwardContext::linear_form() const {
 
 ProductForm BackwardContext::other_form() const {
   return model.compute == ComputeMode::fp32 ? ProductForm::f32 : ProductForm::bf16;
+}
+
+OperandRounding BackwardContext::other_rounding() const {
+  return model.compute == ComputeMode::fp32 ? OperandRounding::none : OperandRounding::bf16;
 }
 
 OperandRounding BackwardContext::down_rounding() const {

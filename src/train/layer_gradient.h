@@ -27,6 +27,8 @@ struct BackwardContext {
   /// How the weight halves of the projections and of everything else are computed.
   ProductForm linear_form() const;
   ProductForm other_form() const;
+  /// Rounding of dY of what is not FP8 in w8a8 either: head, eh_proj, kv_b_proj.
+  OperandRounding other_rounding() const;
   /// Rounding of dY of the MoE's down projections: with power-of-two scales in FP8 (spec §4.3).
   OperandRounding down_rounding() const;
 };
