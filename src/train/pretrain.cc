@@ -196,21 +196,24 @@ ordered_json step_line(const StepReport& r) {
 // Keeps a second process out of a run, as long as it lives.
 class RunLock {
  public:
-  explicit RunLock(const std::string& run) : descriptor_(::open(run.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-    // A file system without locks cannot keep anybody out.
-    if (descriptor_ >= 0 && ::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-      ::close(descriptor_);
-      throw_failure("{}: another process is training in this run.", run);
-    }
-  }
+  RunLock() = default;
   ~RunLock() {
     if (descriptor_ >= 0) ::close(descriptor_);
   }
   RunLock(const RunLock&) = delete;
   RunLock& operator=(const RunLock&) = delete;
 
+  // Once.
+  void take(const std::string& run) {
+    descriptor_ = ::open(run.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    // A file system without locks cannot keep anybody out.
+    if (descriptor_ >= 0 && ::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+      throw_failure("{}: another process is training in this run.", run);
+    }
+  }
+
  private:
-  int descriptor_;
+  int descriptor_ = -1;
 };
 
 struct Run {
@@ -462,13 +465,13 @@ void check_training_memory(const PretrainPlan& plan, const SystemMemory& system)
 std::string pretrain(const Recipe& recipe, const std::string& recipe_text, const PretrainOptions& options,
                      const PretrainEvents& events, ThreadTeam& team) {
   check_directory(options);
-  std::optional<RunLock> lock;
-  if (options.resume) lock.emplace(options.run);
+  RunLock lock;
+  if (options.resume) lock.take(options.run);
   Run run{recipe, options, events, team};
   run.check();
   run.start();
   make_directories(options.run);
-  if (!options.resume) lock.emplace(options.run);
+  if (!options.resume) lock.take(options.run);
   // A resumed run may have a new budget.
   const std::string kept = recipe_file(options);
   if (!options.resume || read_file(kept, size_t{1} << 20) != recipe_text) {

@@ -38,7 +38,8 @@ std::vector<float> logits(const LoadedModel& model, const char* what = "logits")
 }
 
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+  if (a.size() != b.size()) return false;
+  return a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
 double relative_rms(const std::vector<float>& a, const std::vector<float>& b) {
@@ -66,7 +67,10 @@ TEST_P(HeldWeights, InMemoryAreTheSameBits) {
     const auto mapped = open_model(directory, compute);
     const auto memory = open_held(directory, compute, kMemory, 3);
     for (const char* what : {"logits", "mtp.logits"}) {
-      EXPECT_TRUE(same_bits(logits(*memory, what), logits(*mapped, what))) << what;
+      const std::vector<float> expected = logits(*mapped, what);
+      const bool missing = std::string_view(what) == "mtp.logits" && mapped->config.num_nextn_predict_layers == 0;
+      ASSERT_EQ(expected.empty(), missing) << what;
+      EXPECT_TRUE(same_bits(logits(*memory, what), expected)) << what;
     }
     const ModelWeights& held = memory->weights;
     const AttentionWeights& attention = held.layers.front().attention;
@@ -329,7 +333,10 @@ TEST(WeightStorage, LoadingTakesLittleMoreThanTheResult) {
                                       std::string(weight_storage_name(weights.storage)), "--threads", "2"});
     EXPECT_EQ(run.exit_code, 0) << run.err;
     EXPECT_EQ(run.err, "");
+// The memory of a sanitizer comes on top.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
     EXPECT_LT(run.peak_bytes, plan.memory_bytes + 64'000'000) << "of the file " << plan.read_bytes;
+#endif
     EXPECT_GT(run.peak_bytes, plan.memory_bytes);
   }
 }
