@@ -300,8 +300,9 @@ void linear_weight_gradients(std::span<const WeightGradientJob> jobs, ProductWor
       const Slab& right = slabs[own.right];
       float* out = job.gradient + n0 * job.x.cols + k0;
       if (right.form == ProductForm::fp8) {
-        const auto* scales = ws.slab_scales.as<float>();
-        const PairedScales both{scales + slabs[own.left].scale + n0, 1, job.dy.cols, scales + right.scale, job.x.cols};
+        const auto* factors = ws.slab_scales.as<float>();
+        const PairedScales both{factors + slabs[own.left].scale + n0, 1, job.dy.cols, factors + right.scale,
+                                job.x.cols};
         scaled_paired_product(left, both, rows, paired_slab(right, ws), job.x.cols, right.pairs(), k0, k1, out,
                               job.x.cols, nullptr, true);
       } else {

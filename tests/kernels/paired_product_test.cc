@@ -155,19 +155,5 @@ TEST(PairedProduct, NarrowRows) {
   }
 }
 
-TEST(PairedProduct, PairsOfGatheredRows) {
-  if (!has_paired_product()) GTEST_SKIP() << "this machine has no paired products";
-  const std::vector<float> x = random_values(5 * 21, 3);
-  const std::vector<int32_t> index = {4, 0, 3};
-  std::vector<uint16_t> out(2 * 21 * 2, 7);
-  pair_rows(DType::f32, x.data(), 21, index.data(), 3, 21, 0, 2, out.data());
-  for (size_t c = 0; c < 21; ++c) {
-    EXPECT_EQ(out[2 * c], f32_to_bf16(x[4 * 21 + c]));
-    EXPECT_EQ(out[2 * c + 1], f32_to_bf16(x[c]));
-    EXPECT_EQ(out[42 + 2 * c], f32_to_bf16(x[3 * 21 + c]));
-    EXPECT_EQ(out[42 + 2 * c + 1], 0);
-  }
-}
-
 }  // namespace
 }  // namespace fathom

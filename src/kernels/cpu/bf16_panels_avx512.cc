@@ -84,28 +84,79 @@ void tile(const uint16_t* block, int64_t steps, const uint16_t* const* x, float*
 using Tile = void (*)(const uint16_t* block, int64_t steps, const uint16_t* const* x, float* const* y, bool first);
 constexpr Tile kTiles[] = {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
 
+// Sixteen registers of sixteen dwords turned around: out[i] holds dword i of each.
+inline void turn16(__m512i (&m)[16]) {
+  __m512i t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    t[2 * i] = _mm512_unpacklo_epi32(m[2 * i], m[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_epi32(m[2 * i], m[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    m[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+    m[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+    m[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+    m[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_i32x4(m[i], m[4 + i], 0x88);
+    t[4 + i] = _mm512_shuffle_i32x4(m[i], m[4 + i], 0xdd);
+    t[8 + i] = _mm512_shuffle_i32x4(m[8 + i], m[12 + i], 0x88);
+    t[12 + i] = _mm512_shuffle_i32x4(m[8 + i], m[12 + i], 0xdd);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    m[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
+    m[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
+    m[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88);
+    m[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd);
+  }
+}
+
 }  // namespace
+
+void make_bf16_panel_block_avx512(const uint16_t* rows, int64_t row_stride, int64_t cols, uint16_t* out) {
+  const int64_t steps = cols / 32;
+  for (int64_t step = 0; step < steps; ++step) {
+    for (int v = 0; v < kVectors; ++v) {
+      __m512i m[kLanes];
+#pragma GCC unroll 16
+      for (int r = 0; r < kLanes; ++r) m[r] = _mm512_loadu_si512(rows + (16 * v + r) * row_stride + 32 * step);
+      turn16(m);
+#pragma GCC unroll 16
+      for (int lane = 0; lane < kLanes; ++lane) {
+        _mm512_storeu_si512(out + ((lane * steps + step) * kBf16PanelRows + 16 * v) * 2, m[lane]);
+      }
+    }
+  }
+}
+
+void bf16_panel_block_avx512(const uint16_t* block, int64_t cols, const uint16_t* const* x, int64_t T, float* const* y,
+                             bool first) {
+  const int64_t groups = (T + kTileTokens - 1) / kTileTokens;
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t t = g * T / groups;
+    kTiles[(g + 1) * T / groups - t](block, cols / 32, x + t, y + t, first);
+  }
+}
 
 void bf16_panel_rows_avx512(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w,
                             int64_t row_begin, int64_t row_end, float* y, int64_t y_stride) {
   for (int64_t t0 = 0; t0 < T; t0 += kRunTokens) {
     const int64_t run = std::min(kRunTokens, T - t0);
-    const int64_t groups = (run + kTileTokens - 1) / kTileTokens;
     for (int64_t begin = 0; begin < w.cols; begin += kBf16BlockCols) {
       const int64_t steps = std::min(kBf16BlockCols, w.cols - begin) / 32;
       for (int64_t row = row_begin; row < row_end; row += kBf16PanelRows) {
         const uint16_t* block = w.panels + row * w.cols + begin * kBf16PanelRows;
-        for (int64_t g = 0; g < groups; ++g) {
-          const int64_t first = t0 + g * run / groups;
-          const int64_t n = t0 + (g + 1) * run / groups - first;
-          const uint16_t* xs[kTileTokens];
-          float* ys[kTileTokens];
-          for (int64_t t = 0; t < n; ++t) {
-            xs[t] = x.bf16_row(row_index != nullptr ? row_index[first + t] : first + t) + begin;
-            ys[t] = y + (first + t) * y_stride + (row - row_begin);
-          }
-          kTiles[n](block, steps, xs, ys, begin == 0);
+        const uint16_t* xs[kRunTokens];
+        float* ys[kRunTokens];
+        for (int64_t t = 0; t < run; ++t) {
+          xs[t] = x.bf16_row(row_index != nullptr ? row_index[t0 + t] : t0 + t) + begin;
+          ys[t] = y + (t0 + t) * y_stride + (row - row_begin);
         }
+        bf16_panel_block_avx512(block, 32 * steps, xs, run, ys, begin == 0);
       }
     }
   }
