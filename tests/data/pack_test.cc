@@ -151,7 +151,10 @@ TEST_F(Pack, FillInTheMiddleJoinsToTheText) {
     const size_t b = document.find(end);
     const std::string prefix = document.substr(begin.size(), a - begin.size());
     const std::string suffix = document.substr(a + hole.size(), b - a - hole.size());
-    joined.insert(prefix + document.substr(b + end.size()) + suffix);
+    std::string whole = prefix;
+    whole += document.substr(b + end.size());
+    whole += suffix;
+    joined.insert(std::move(whole));
   }
   EXPECT_EQ(joined, std::multiset<std::string>(stories_.begin(), stories_.end()));
 }
