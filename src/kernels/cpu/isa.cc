@@ -1,8 +1,8 @@
 #include "kernels/cpu/isa.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
-#include <optional>
 
 #include "base/error.h"
 
@@ -18,8 +18,9 @@ Isa read_environment() {
   throw_bad_input("FATHOM_ISA must be portable, avx2 or avx512; it is \"{}\".", cap);
 }
 
-std::optional<Isa>& chosen() {
-  static std::optional<Isa> isa;
+// The first who asks may be several threads of a team.
+std::atomic<Isa>& chosen() {
+  static std::atomic<Isa> isa = read_environment();
   return isa;
 }
 
@@ -39,12 +40,11 @@ Isa machine_isa() {
 }
 
 Isa active_isa() {
-  if (!chosen()) chosen() = read_environment();
-  return *chosen();
+  return chosen().load(std::memory_order_relaxed);
 }
 
 void set_active_isa(Isa isa) {
-  chosen() = std::min(isa, machine_isa());
+  chosen().store(std::min(isa, machine_isa()), std::memory_order_relaxed);
 }
 
 std::string_view isa_name(Isa isa) {
