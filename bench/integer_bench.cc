@@ -62,7 +62,7 @@ void product(benchmark::State& state, const IntegerFormat& format, int64_t rows,
   Operand operand;
   operand.prepare(x.data(), T, kCols, kCols, weight, rounding, nullptr);
   ThreadTeam one(1);
-  const int64_t step = rows_per_item(kMemoryRows, 2);
+  const int64_t step = rows_per_item(kMemoryRows, T, 2);
   const auto work = [&] {
     for (int64_t r = 0; r < rows; r += step) {
       linear_rows(operand.view(), nullptr, T, weight, r, std::min(rows, r + step), y.data() + r, rows);

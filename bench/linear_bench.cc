@@ -41,7 +41,7 @@ void product(benchmark::State& state, DType dtype, int64_t rows) {
   ThreadTeam one(1);
   ReadBandwidth bandwidth(one, size_t{256} << 20);
   const double limit = std::max(bandwidth.measure(), bandwidth.measure());
-  const int64_t step = rows_per_item(rows, 2);
+  const int64_t step = rows_per_item(rows, T, 2);
   for (auto _ : state) {
     for (int64_t r = 0; r < rows; r += step) {
       linear_rows(operand.view(), nullptr, T, weight, r, std::min(rows, r + step), y.data() + r, rows);

@@ -8,18 +8,21 @@ fathom=build/fathom
 runs=runs/fathom-tiny
 mkdir -p "$runs"
 
-if [[ ! -f $runs/corpus.jsonl ]]; then
-  "$fathom" data generate --megabytes 60 --seed 1 --out "$runs/corpus.jsonl"
-fi
-if [[ ! -d $runs/tokenizer ]]; then
-  "$fathom" tokenizer train --vocab-size 2048 --out "$runs/tokenizer/tokenizer.json" "$runs/corpus.jsonl"
-fi
-for length in 512 2048 4096; do
-  if [[ ! -d $runs/data-$length ]]; then
-    "$fathom" data pack --tokenizer "$runs/tokenizer" --sequence-length "$length" --validation 0.005 --seed 1 \
-      --out "$runs/data-$length" "$runs/corpus.jsonl"
-  fi
-done
+# Facts and questions lie as far apart as the sequences of a phase are long.
+corpus() {
+  [[ -f $runs/$1 ]] || "$fathom" data generate --megabytes "$2" --seed "$3" --longest-retrieval "$4" --out "$runs/$1"
+}
+pack() {
+  [[ -d $runs/data-$1 ]] || "$fathom" data pack --tokenizer "$runs/tokenizer" --sequence-length "$1" \
+    --validation "$3" --seed 1 --out "$runs/data-$1" "$runs/$2"
+}
+corpus corpus-512.jsonl 80 1 250
+corpus corpus-long.jsonl 40 2 1050
+[[ -d $runs/tokenizer ]] ||
+  "$fathom" tokenizer train --vocab-size 2048 --out "$runs/tokenizer/tokenizer.json" "$runs/corpus-512.jsonl"
+pack 512 corpus-512.jsonl 0.004
+pack 2048 corpus-long.jsonl 0.01
+pack 4096 corpus-long.jsonl 0.01
 
 for phase in pretrain extend-2048 extend-4096; do
   if [[ -f $runs/$phase/recipe.json ]]; then

@@ -57,12 +57,14 @@ int64_t draw_filler(Random& random, int64_t longest) {
   return random.between(low, std::max(low, std::min(2 * low, longest)));
 }
 
+// Half of them are dense, many facts and all of them asked: looking something up is learned from having to do it often.
 Document retrieval_document(Random& random, const DocumentOptions& options) {
   Document document;
-  const RetrievalTask task = retrieval_task(random, "", false, draw_filler(random, options.longest_retrieval_words));
+  const bool dense = random.chance(0.5);
+  const int64_t words = dense ? random.between(0, 40) : draw_filler(random, options.longest_retrieval_words);
+  const RetrievalTask task = retrieval_task(random, "", false, words, dense ? random.between(4, 10) : 0);
   std::vector<Exercise> asked = task.exercises;
   random.shuffle(asked);
-  asked.resize(std::min<size_t>(asked.size(), static_cast<size_t>(random.between(1, 4))));
   asked[0].question = task.passage + "\n\n" + asked[0].question;
   for (const Exercise& exercise : asked) add_exchange(document, exercise, false);
   return document;
@@ -131,12 +133,12 @@ struct KindName {
   std::string_view name;
   size_t weight;  // of 100 documents
 };
-constexpr std::array<KindName, 6> kinds = {{{DocumentKind::story, "story", 34},
-                                            {DocumentKind::arithmetic, "arithmetic", 26},
-                                            {DocumentKind::retrieval, "retrieval", 10},
-                                            {DocumentKind::list, "list", 10},
-                                            {DocumentKind::code, "code", 8},
-                                            {DocumentKind::dialogue, "dialogue", 12}}};
+constexpr std::array<KindName, 6> kinds = {{{DocumentKind::story, "story", 32},
+                                            {DocumentKind::arithmetic, "arithmetic", 22},
+                                            {DocumentKind::retrieval, "retrieval", 16},
+                                            {DocumentKind::list, "list", 12},
+                                            {DocumentKind::code, "code", 7},
+                                            {DocumentKind::dialogue, "dialogue", 11}}};
 
 size_t weight_of(DocumentKind kind) {
   return kinds[static_cast<size_t>(kind)].weight;

@@ -62,7 +62,7 @@ std::vector<std::string> retrieval_tasks() {
   return {"codes", "words", "places"};
 }
 
-RetrievalTask retrieval_task(Random& random, const std::string& task, bool held_out, int64_t words) {
+RetrievalTask retrieval_task(Random& random, const std::string& task, bool held_out, int64_t words, int64_t asked_for) {
   const std::vector<std::string> tasks = retrieval_tasks();
   if (!task.empty() && std::find(tasks.begin(), tasks.end(), task) == tasks.end()) {
     throw_bad_input("The kind retrieval has no task \"{}\"", task);
@@ -72,7 +72,7 @@ RetrievalTask retrieval_task(Random& random, const std::string& task, bool held_
   std::set<std::string> taken;
   std::vector<Fact> facts;
   std::vector<std::string> fact_tasks;
-  const auto count = static_cast<size_t>(random.between(2, 5));
+  const auto count = static_cast<size_t>(asked_for > 0 ? asked_for : random.between(2, 5));
   for (size_t i = 0; i < count; ++i) {
     fact_tasks.push_back(draw_task());
     facts.push_back(draw_fact(random, fact_tasks.back(), held_out, taken));

@@ -24,13 +24,13 @@ Exercise arithmetic_exercise(Random& random, const std::string& task, bool held_
 Exercise list_exercise(Random& random, const std::string& task, bool held_out);
 Exercise code_exercise(Random& random, bool held_out);
 
-/// A text with facts in it and questions about some of them, the first about the fact that stands first. `words` of
-/// filler lie between the first fact and the end.
+/// A text with 2 to 5 facts in it (or `facts`) and a question about each, the first about the fact that stands first.
+/// `words` of filler lie between the first fact and the end.
 struct RetrievalTask {
   std::string passage;
   std::vector<Exercise> exercises;
 };
-RetrievalTask retrieval_task(Random& random, const std::string& task, bool held_out, int64_t words);
+RetrievalTask retrieval_task(Random& random, const std::string& task, bool held_out, int64_t words, int64_t facts = 0);
 
 std::vector<std::string> arithmetic_tasks();
 std::vector<std::string> list_tasks();

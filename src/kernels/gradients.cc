@@ -56,6 +56,11 @@ void softmax_row_gradient(const float* p, float scale, int64_t n, float* dp) {
   kernels().softmax_row_gradient(p, scale, n, dp);
 }
 
+void softmax_pair_gradient(float* scores, float* dp, int64_t stride, int64_t rows, float scale, int64_t visible,
+                           int64_t n, uint16_t* p_pairs, uint16_t* ds_pairs, uint16_t* ds) {
+  kernels().softmax_pair_gradient(scores, dp, stride, rows, scale, visible, n, p_pairs, ds_pairs, ds);
+}
+
 void adamw_row(const AdamwStep& step, const float* gradient, int64_t n, DType moments, void* first, void* second,
                float* p) {
   kernels().adamw_row(step, gradient, n, moments, first, second, p);

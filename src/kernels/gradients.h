@@ -42,6 +42,15 @@ void softmax_row(float* scores, float scale, int64_t n);
 /// Input half of softmax(scale · s): dp becomes scale · p ⊙ (dp − Σ p ⊙ dp). Shapes: [n].
 void softmax_row_gradient(const float* p, float scale, int64_t n, float* dp);
 
+/// Two neighbouring rows (or one) of both of the above, for paired products (paired_product.h): row r sees its first
+/// visible + r scores. Leaves p and ds as BF16, zeros behind what a row sees up to column `n`; what is subnormal may
+/// become 0. p and ds of a second row that is not there are 0.
+///
+/// Shapes:  scores and dp [rows, n] f32, rows `stride` apart, scores and dp are overwritten; p_pairs, ds_pairs [n, 2]:
+/// the two rows interleaved; ds [rows, n] BF16, rows `stride` apart.
+void softmax_pair_gradient(float* scores, float* dp, int64_t stride, int64_t rows, float scale, int64_t visible,
+                           int64_t n, uint16_t* p_pairs, uint16_t* ds_pairs, uint16_t* ds);
+
 /// The numbers of one AdamW step.
 struct AdamwStep {
   float gradient_factor;  ///< of the gradient: clipping

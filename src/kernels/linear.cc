@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/number_formats.h"
+#include "kernels/bf16_panels.h"
 #include "kernels/cpu/integer_kernels.h"
 #include "kernels/cpu/linear_kernels.h"
 #include "kernels/norm.h"
@@ -18,6 +19,11 @@ constexpr int64_t kPadding = 64;
 int64_t padded(int64_t K) {
   return (K + kPadding - 1) / kPadding * kPadding;
 }
+
+// From so many tokens on, work is cut for arithmetic rather than for streaming.
+constexpr int64_t kManyTokens = 48;
+// Tokens of a work item.
+constexpr int64_t kItemTokens = 512;
 
 size_t element_bytes(OperandForm form) {
   if (form == OperandForm::int8) return 1;
@@ -67,16 +73,24 @@ bool same_operand_form(const Weight& a, const Weight& b, OperandRounding roundin
   return a.dtype == b.dtype && kernels.operand_form(a, rounding) == kernels.operand_form(b, rounding);
 }
 
+OperandView OperandView::from_row(int64_t t) const {
+  OperandView view = *this;
+  view.data = static_cast<const std::byte*>(data) + static_cast<size_t>(t * stride) * element_bytes(form);
+  view.scales = row_scales(t);
+  if (sums != nullptr) view.sums = sums + t * 5 * scale_stride;
+  return view;
+}
+
 OperandView Operand::view(int64_t first_row) const {
   OperandView view;
   view.form = form_;
   view.rounding = rounding_;
-  view.data = data_.as<std::byte>() + static_cast<size_t>(first_row * stride_) * element_bytes(form_);
-  view.scales = has_scales_ ? scales_.as<float>() + first_row * scale_stride_ : nullptr;
+  view.data = data_.as<std::byte>();
+  view.scales = has_scales_ ? scales_.as<float>() : nullptr;
   view.stride = stride_;
   view.scale_stride = scale_stride_;
-  if (form_ == OperandForm::int8) view.sums = sums_.as<int32_t>() + first_row * 5 * scale_stride_;
-  return view;
+  if (form_ == OperandForm::int8) view.sums = sums_.as<int32_t>();
+  return view.from_row(first_row);
 }
 
 void Operand::prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, const Weight& weight,
@@ -110,20 +124,12 @@ void Operand::prepare_row(const float* x, int64_t K, int64_t t, float least_amax
     return;
   }
   if (has_scales_) {
-    // Codes become their values: exact in BF16 and in float32.
-    constexpr int64_t kPiece = 4096;
-    uint8_t codes[kPiece];
-    float values[kPiece];
-    for (int64_t begin = 0; begin < K; begin += kPiece) {
-      const int64_t n = std::min(kPiece, K - begin);
-      quantize_activation(x + begin, n, rounding_ == OperandRounding::fp8_ue8m0, codes,
-                          scales_.as<float>() + t * scale_stride_ + begin / kActivationGroup, least_amax);
-      for (int64_t k = 0; k < n; ++k) values[k] = e4m3_to_f32(codes[k]);
-      if (form_ == OperandForm::bf16) {
-        convert_f32_to_bf16(values, n, narrow + begin);
-      } else {
-        std::copy(values, values + n, wide + begin);
-      }
+    const bool ue8m0 = rounding_ == OperandRounding::fp8_ue8m0;
+    float* scales = scales_.as<float>() + t * scale_stride_;
+    if (form_ == OperandForm::bf16) {
+      quantize_activation_values(x, K, ue8m0, narrow, scales, least_amax);
+    } else {
+      quantize_activation_values(x, K, ue8m0, wide, scales, least_amax);
     }
     form_ == OperandForm::bf16 ? std::fill(narrow + K, narrow + stride_, uint16_t{0})
                                : std::fill(wide + K, wide + stride_, 0.0f);
@@ -174,22 +180,29 @@ void linear_transposed_rows(const float* x, int64_t x_stride, int64_t T, const W
                                           y_stride);
 }
 
-int64_t rows_per_item(int64_t rows, int threads) {
+int64_t rows_per_item(int64_t rows, int64_t T, int threads) {
   // Long runs of memory count for few tokens; for many, that the activations come from far for few rows. Powers of two,
-  // so that an item's rows share their block scales and the sixteen rows of a panel of integers stay together; about
-  // four items a thread even out a busy machine.
+  // so that an item's rows share their block scales and the rows of a panel stay together; about four items a thread
+  // even out a busy machine.
+  const int64_t least = T < kManyTokens ? 16 : kBf16PanelRows;
   int64_t step = 128;
-  while (step > 16 && step * 4 * threads > rows) step /= 2;
+  while (step > least && step * 4 * threads > rows) step /= 2;
   return step;
 }
 
 void linear(const OperandView& x, int64_t T, std::initializer_list<LinearJob> jobs, ThreadTeam& team) {
   int64_t rows = 0;
   for (const LinearJob& job : jobs) rows += job.weight->rows;
-  const int64_t step = rows_per_item(rows, team.size());
+  const int64_t runs = (T + kItemTokens - 1) / kItemTokens;
+  const int64_t step = rows_per_item(rows * runs, T, team.size());
   int64_t items = 0;
   for (const LinearJob& job : jobs) items += (job.weight->rows + step - 1) / step;
-  team.parallel_for(items, [&](int64_t item, int) {
+  team.parallel_for(items * runs, [&](int64_t item, int) {
+    // Runs of tokens that share rows come one after the other.
+    const int64_t t0 = item % runs * kItemTokens;
+    const int64_t count = std::min(kItemTokens, T - t0);
+    item /= runs;
+    const OperandView tokens = x.from_row(t0);
     for (const LinearJob& job : jobs) {
       const int64_t own = (job.weight->rows + step - 1) / step;
       if (item >= own) {
@@ -197,8 +210,8 @@ void linear(const OperandView& x, int64_t T, std::initializer_list<LinearJob> jo
         continue;
       }
       const int64_t begin = item * step;
-      linear_rows(x, nullptr, T, *job.weight, begin, std::min(begin + step, job.weight->rows), job.y + begin,
-                  job.y_stride);
+      linear_rows(tokens, nullptr, count, *job.weight, begin, std::min(begin + step, job.weight->rows),
+                  job.y + t0 * job.y_stride + begin, job.y_stride);
       return;
     }
   });

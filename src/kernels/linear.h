@@ -26,6 +26,9 @@ struct Weight {
   int bits = 0;
   int64_t group = 0;
   bool zero_point = false;
+  /// BF16 only, may be null: the same values in panels (see bf16_panels.h), read instead where many tokens come at
+  /// once.
+  const uint16_t* panels = nullptr;
 
   int64_t scale_cols() const { return (cols + block_cols - 1) / block_cols; }
   const std::byte* row(int64_t r) const { return data + static_cast<size_t>(r * row_stride) * dtype_bytes(dtype); }
@@ -81,6 +84,8 @@ struct OperandView {
     return sums + t * 5 * scale_stride + (group == 128 ? 0 : scale_stride);
   }
   const float* row_scales(int64_t t) const { return scales != nullptr ? scales + t * scale_stride : nullptr; }
+  /// The rows from t on.
+  OperandView from_row(int64_t t) const;
 };
 
 /// Activations made ready for products with weights of one type: rounded, padded, and in the element order that the
@@ -148,8 +153,8 @@ struct LinearJob {
 /// All rows of each weight of the group on the whole team: y = x Wᵀ.
 void linear(const OperandView& x, int64_t T, std::initializer_list<LinearJob> jobs, ThreadTeam& team);
 
-/// Rows of a work item of products, where there are `rows` in all: few enough that the team stays balanced, many enough
-/// to stream; a power of two and at least the 16 rows of a panel of integers.
-int64_t rows_per_item(int64_t rows, int threads);
+/// Rows of a work item of products of T tokens, where there are `rows` in all: few enough that the team stays balanced,
+/// many enough to stream; a power of two and at least the 16 rows of a panel of integers, or the 64 of one of BF16.
+int64_t rows_per_item(int64_t rows, int64_t T, int threads);
 
 }  // namespace fathom

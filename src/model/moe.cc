@@ -16,11 +16,17 @@ constexpr int64_t kTokenBlock = 96;
 
 using Job = Workspace::FeedForwardJob;
 
+int64_t most_tokens(const std::vector<Job>& jobs) {
+  int64_t most = 0;
+  for (const Job& job : jobs) most = std::max(most, job.count);
+  return most;
+}
+
 // Up half of all jobs: inner = silu(gate x) · up x, work items of some rows of one job.
 void up_half(const std::vector<Job>& jobs, Workspace& ws, ThreadTeam& team) {
   int64_t rows = 0;
   for (const Job& job : jobs) rows += job.mlp->gate_proj.rows;
-  const int64_t step = rows_per_item(rows, team.size());
+  const int64_t step = rows_per_item(rows, most_tokens(jobs), team.size());
   std::vector<int64_t>& begins = ws.item_begin;
   begins.assign(1, 0);
   for (const Job& job : jobs) begins.push_back(begins.back() + (job.mlp->gate_proj.rows + step - 1) / step);
@@ -55,7 +61,7 @@ void up_half(const std::vector<Job>& jobs, Workspace& ws, ThreadTeam& team) {
 // Down half: out[token] += weight · (down inner) over the jobs in order, so that each sum has one order; out [T,
 // hidden] begins at 0. A work item owns some output rows.
 void down_half(const std::vector<Job>& jobs, int64_t T, int64_t hidden, float* out, Workspace& ws, ThreadTeam& team) {
-  const int64_t step = rows_per_item(hidden, team.size());
+  const int64_t step = rows_per_item(hidden, most_tokens(jobs), team.size());
   team.parallel_for((hidden + step - 1) / step, [&](int64_t item, int thread) {
     Workspace::Scratch& scratch = ws.scratch[static_cast<size_t>(thread)];
     const int64_t begin = item * step;
@@ -235,7 +241,7 @@ void add_in_order(const MoeWeights& moe, int64_t T, int64_t hidden, Workspace& w
   auto* out = ws.branch.as<float>();
   const auto* apart = ws.apart.as<float>();
   const size_t E = moe.experts.size();
-  const int64_t step = rows_per_item(hidden, team.size());
+  const int64_t step = rows_per_item(hidden, T, team.size());
   team.parallel_for((hidden + step - 1) / step, [&](int64_t item, int) {
     const int64_t begin = item * step;
     const int64_t end = std::min(begin + step, hidden);

@@ -12,11 +12,13 @@ struct AttentionGradientWorkspace {
   struct Thread {
     Operand queries, gradients, scores;
     Buffer q, d_out, keys, values, key_weights, value_weights, keys_turned, q_turned, d_out_turned;
+    Buffer values_turned, key_pairs, ds;  // paired products only
     Buffer p, dp, p_turned, dp_turned, dk, dv, partial;
   };
   std::vector<Thread> threads;
   Buffer latents;  ///< [T, kv_lora_rank + d_rope] f32, as the cache holds them
   Operand latent_operand;
+  Buffer kv_b_pairs;  ///< [kv_lora_rank / 2, H (d_nope + d_v), 2] BF16, where products are paired
 };
 
 /// Input half of causal attention over whole sequences, in the expanded form: keys and values are rebuilt from the

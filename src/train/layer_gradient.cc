@@ -68,12 +68,18 @@ std::vector<Job> jobs_of(const BackwardContext& context, int64_t layer, const La
   return jobs;
 }
 
+int64_t most_tokens(const std::vector<Job>& jobs) {
+  int64_t most = 0;
+  for (const Job& job : jobs) most = std::max(most, job.count);
+  return most;
+}
+
 // Items of some rows of the jobs' matrices: calls `use(job, begin, end, thread)`.
 template <typename Rows, typename Use>
 void for_job_rows(const std::vector<Job>& jobs, ThreadTeam& team, Rows rows_of, Use use) {
   int64_t rows = 0;
   for (const Job& job : jobs) rows += rows_of(job);
-  const int64_t step = rows_per_item(rows, team.size());
+  const int64_t step = rows_per_item(rows, most_tokens(jobs), team.size());
   std::vector<int64_t> begins(1, 0);
   for (const Job& job : jobs) begins.push_back(begins.back() + (rows_of(job) + step - 1) / step);
   team.parallel_for(begins.back(), [&](int64_t item, int thread) {
@@ -151,7 +157,7 @@ void up_gradient(const BackwardContext& context, const std::vector<Job>& jobs, i
   for (const Job& job : jobs) routed_rows += job.routed ? job.count : 0;
   if (jobs.front().routed) prepare(jobs.front(), routed_rows, ws.gate_operand, ws.up_operand);
   if (!jobs.back().routed) prepare(jobs.back(), T, ws.always_gate_operand, ws.always_up_operand);
-  const int64_t step = rows_per_item(hidden, team.size());
+  const int64_t step = rows_per_item(hidden, most_tokens(jobs), team.size());
   team.parallel_for((hidden + step - 1) / step, [&](int64_t item, int thread) {
     const int64_t begin = item * step;
     const int64_t end = std::min(begin + step, hidden);
@@ -252,25 +258,39 @@ void feed_forward_input_gradient(const BackwardContext& context, int64_t layer, 
   if (weights.moe) router_input_gradient(context, layer, tape, balance, d_normed, g, ws, team);
 }
 
+// The angles that turn positions [0, count) back: (cos, −sin) pairs, [count, d_rope].
+const float* backward_angles(const Rope& rope, int64_t d, int64_t count, LayerGradientWorkspace& ws, ThreadTeam& team) {
+  if (count <= ws.angle_positions) return ws.angles.as<float>();
+  float* out = reserve(ws.angles, count * d);
+  team.parallel_for(count, [&](int64_t position, int) {
+    float* angles = out + position * d;
+    rope_angles(rope, position, angles);
+    for (int64_t j = 1; j < d; j += 2) angles[j] = -angles[j];
+  });
+  ws.angle_positions = count;
+  return out;
+}
+
 // Turns the rotary parts of the gradients of q back, and sums those of the shared key over the heads.
 void rope_input_gradient(const LoadedModel& model, std::span<const Span> spans, float* d_q, const float* d_k_pe,
-                         float* d_kv, ThreadTeam& team) {
+                         float* d_kv, LayerGradientWorkspace& ws, ThreadTeam& team) {
   const ModelConfig& c = model.config;
   const int64_t H = c.num_attention_heads;
   const int64_t rope = c.qk_rope_head_dim;
   const int64_t dq = c.qk_head_dim();
   const int64_t width = c.kv_lora_rank + rope;
+  int64_t positions = 0;
+  for (const Span& span : spans) positions = std::max(positions, span.position + span.length);
+  const float* table = backward_angles(model.rope, rope, positions, ws, team);
   for (const Span& span : spans) {
     team.parallel_for(span.length, [&](int64_t i, int) {
       const int64_t t = span.first + i;
-      std::vector<float> angles(static_cast<size_t>(rope));
-      rope_angles(model.rope, span.position + i, angles.data());
-      for (int64_t j = 1; j < rope; j += 2) angles[static_cast<size_t>(j)] = -angles[static_cast<size_t>(j)];
-      for (int64_t h = 0; h < H; ++h) rope_rotate(d_q + (t * H + h) * dq + c.qk_nope_head_dim, angles.data(), rope);
+      const float* angles = table + (span.position + i) * rope;
+      for (int64_t h = 0; h < H; ++h) rope_rotate(d_q + (t * H + h) * dq + c.qk_nope_head_dim, angles, rope);
       float* sum = d_kv + t * width + c.kv_lora_rank;
       std::fill_n(sum, rope, 0.0f);
       for (int64_t h = 0; h < H; ++h) add_scaled(d_k_pe + (t * H + h) * rope, 1.0f, rope, sum);
-      rope_rotate(sum, angles.data(), rope);
+      rope_rotate(sum, angles, rope);
     });
   }
 }
@@ -294,10 +314,10 @@ void attention_input_gradient(const BackwardContext& context, int64_t layer, std
   float* d_k_pe = reserve(g.k_pe, T * H * c.qk_rope_head_dim);
   attention_core_gradient(model, layer, spans, tape.q, d_attended, d_q, d_kv_up, d_k_pe, ws.attention, team);
   float* d_kv = reserve(g.kv, T * width);
-  rope_input_gradient(model, spans, d_q, d_k_pe, d_kv, team);
+  rope_input_gradient(model, spans, d_q, d_k_pe, d_kv, ws, team);
 
   float* d_kv_normed = reserve(g.kv_normed, T * latent);
-  linear_input_gradient(d_kv_up, T, context.turned(w.kv_b_proj), model.unquantized_rounding(), false, d_kv_normed,
+  linear_input_gradient(d_kv_up, T, context.turned(w.kv_b_proj), context.other_rounding(), false, d_kv_normed,
                         ws.products, team);
   norm_input_gradient(tape.kv_latent.f32_row(0), width, w.kv_a_layernorm, d_kv_normed, T, latent, eps, false, d_kv,
                       width, team);
@@ -408,6 +428,10 @@ ProductForm BackwardContext::linear_form() const {
 
 ProductForm BackwardContext::other_form() const {
   return model.compute == ComputeMode::fp32 ? ProductForm::f32 : ProductForm::bf16;
+}
+
+OperandRounding BackwardContext::other_rounding() const {
+  return model.compute == ComputeMode::fp32 ? OperandRounding::none : OperandRounding::bf16;
 }
 
 OperandRounding BackwardContext::down_rounding() const {

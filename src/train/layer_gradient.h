@@ -27,6 +27,8 @@ struct BackwardContext {
   /// How the weight halves of the projections and of everything else are computed.
   ProductForm linear_form() const;
   ProductForm other_form() const;
+  /// Rounding of dY of what is not FP8 in w8a8 either: head, eh_proj, kv_b_proj.
+  OperandRounding other_rounding() const;
   /// Rounding of dY of the MoE's down projections: with power-of-two scales in FP8 (spec §4.3).
   OperandRounding down_rounding() const;
 };
@@ -58,7 +60,7 @@ struct BalanceTerm {
   double factor = 0;             ///< of Σ f P: α · scale / B
 };
 
-/// Working memory of the layers' backwards.
+/// Working memory of the backwards of one model's layers.
 struct LayerGradientWorkspace {
   ProductWorkspace products;
   AttentionGradientWorkspace attention;
@@ -69,6 +71,8 @@ struct LayerGradientWorkspace {
   Buffer normed;                  ///< [T, hidden] recomputed input of products
   Buffer latent;                  ///< [T, latent] recomputed
   Buffer factors;                 ///< [T] of a norm
+  Buffer angles;                  ///< [angle_positions, d_rope] of the rotation back; made once
+  int64_t angle_positions = 0;
 };
 
 /// Input half of one transformer layer: dx [T, hidden] comes in as the gradient of its output and leaves as that of its

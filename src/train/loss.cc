@@ -74,7 +74,7 @@ double head_loss(const BackwardContext& context, const Weight& head, std::span<c
       }
     });
     if (d_hidden == nullptr) continue;
-    linear_input_gradient(logits, count, context.turned(head), context.model.head_rounding(head), false,
+    linear_input_gradient(logits, count, context.turned(head), context.other_rounding(), false,
                           d_hidden + begin * hidden, products, team);
     const WeightGradientJob job{{DType::f32, logits, V, V},
                                 {DType::f32, workspace.normed.as<float>() + begin * hidden, hidden, hidden},

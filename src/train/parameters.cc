@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/number_formats.h"
 #include "formats/safetensors.h"
+#include "kernels/bf16_panels.h"
 #include "kernels/gradients.h"
 #include "kernels/norm.h"
 #include "kernels/paired_product.h"
@@ -128,14 +129,51 @@ const Buffer& plain_array(const Parameters& parameters, const ComputeCopies& cop
   return dtype == DType::f32 ? parameters.masters : copies.plain;
 }
 
-void quantize_parameter(const Parameter& parameter, const float* master, ComputeCopies& copies) {
+// The embedding is looked up, and routers compute in float32.
+bool has_panels(const Parameter& parameter, const ComputeCopies& copies) {
+  return copies.panels.bytes() > 0 && parameter.matrix() && parameter.role != TensorRole::router &&
+         parameter.role != TensorRole::embedding && fits_bf16_panels(parameter.shape[0], parameter.shape[1]);
+}
+
+bool copies_are_paired(ComputeMode compute) {
+  return compute != ComputeMode::fp32 && has_paired_product();
+}
+
+bool is_paired(bool copies_paired, const Parameter& parameter) {
+  return copies_paired && parameter.matrix() && parameter.shape[0] % 2 == 0 && parameter.role != TensorRole::router;
+}
+
+// Whether some FP8 matrix is not paired.
+bool turns_codes(const Parameters& parameters, bool copies_paired) {
+  return std::ranges::any_of(parameters.list, [&](const Parameter& parameter) {
+    return parameter.quantizable && !is_paired(copies_paired, parameter);
+  });
+}
+
+// kv_b_proj is FP8 in w8a8, but its products are those of the attention core: BF16 of code × scale.
+bool is_cast(const Parameter& parameter) {
+  return parameter.name.ends_with(".kv_b_proj.weight");
+}
+
+// Paired rows of the codes' values, or of the cast matrix.
+void pair_codes(const Parameter& parameter, const uint8_t* codes, const float* scale, uint16_t* out) {
   const int64_t rows = parameter.shape[0];
   const int64_t cols = parameter.shape[1];
-  auto* codes = copies.codes.as<uint8_t>() + parameter.offset;
+  std::vector<uint16_t> values(static_cast<size_t>(2 * cols));
+  std::vector<float> ones;
+  if (!is_cast(parameter)) ones.assign(static_cast<size_t>(blocks(cols)), 1.0f);
+  for (int64_t r = 0; r < rows; r += 2) {
+    const float* factors = is_cast(parameter) ? scale + r / kBlock * blocks(cols) : ones.data();
+    dequantize_weight_bf16(codes + r * cols, factors, 2, cols, kBlock, kBlock, values.data());
+    pair_rows(DType::bf16, values.data(), cols, nullptr, 2, cols, 0, 1, out + r * cols);
+  }
+}
+
+void turn_codes(const Parameter& parameter, const uint8_t* codes, const float* scale, ComputeCopies& copies) {
+  const int64_t rows = parameter.shape[0];
+  const int64_t cols = parameter.shape[1];
   auto* turned_codes = copies.codes_turned.as<uint8_t>() + parameter.offset;
-  float* scale = copies.scale.as<float>() + parameter.scale_offset;
   float* turned_scale = copies.scale_turned.as<float>() + parameter.scale_offset;
-  quantize_weight(master, rows, cols, kBlock, kBlock, false, codes, scale);
   constexpr int64_t kTile = 32;
   for (int64_t r0 = 0; r0 < rows; r0 += kTile) {
     for (int64_t c0 = 0; c0 < cols; c0 += kTile) {
@@ -146,6 +184,17 @@ void quantize_parameter(const Parameter& parameter, const float* master, Compute
   }
   for (int64_t r = 0; r < blocks(rows); ++r) {
     for (int64_t c = 0; c < blocks(cols); ++c) turned_scale[c * blocks(rows) + r] = scale[r * blocks(cols) + c];
+  }
+}
+
+void quantize_parameter(const Parameter& parameter, const float* master, ComputeCopies& copies) {
+  auto* codes = copies.codes.as<uint8_t>() + parameter.offset;
+  float* scale = copies.scale.as<float>() + parameter.scale_offset;
+  quantize_weight(master, parameter.shape[0], parameter.shape[1], kBlock, kBlock, false, codes, scale);
+  if (is_paired(copies.paired, parameter)) {
+    pair_codes(parameter, codes, scale, copies.turned.as<uint16_t>() + parameter.offset);
+  } else {
+    turn_codes(parameter, codes, scale, copies);
   }
 }
 
@@ -327,7 +376,7 @@ void write_parameters(const Parameters& parameters, bool gradients, const std::s
 
 void reserve_copies(const Parameters& parameters, ComputeMode compute, ComputeCopies& copies) {
   copies.compute = compute;
-  copies.paired = compute == ComputeMode::bf16 && has_paired_product();
+  copies.paired = copies_are_paired(compute);
   const auto size = static_cast<size_t>(parameters.size);
   if (compute == ComputeMode::fp32) {
     copies.turned.reserve(size * sizeof(float));
@@ -335,11 +384,24 @@ void reserve_copies(const Parameters& parameters, ComputeMode compute, ComputeCo
   }
   copies.plain.reserve(size * sizeof(uint16_t));
   copies.turned.reserve(size * sizeof(uint16_t));
+  if (compute == ComputeMode::bf16 && has_bf16_panels()) copies.panels.reserve(size * sizeof(uint16_t));
   if (compute != ComputeMode::w8a8) return;
   copies.codes.reserve(size);
-  copies.codes_turned.reserve(size);
+  if (turns_codes(parameters, copies.paired)) copies.codes_turned.reserve(size);
   copies.scale.reserve(static_cast<size_t>(parameters.scales) * sizeof(float));
   copies.scale_turned.reserve(static_cast<size_t>(parameters.scales) * sizeof(float));
+}
+
+uint64_t compute_copy_bytes(const Parameters& plan, ComputeMode compute) {
+  const auto size = static_cast<uint64_t>(plan.size);
+  if (compute == ComputeMode::fp32) return size * sizeof(float);
+  const bool panels = compute == ComputeMode::bf16 && has_bf16_panels();
+  uint64_t bytes = (panels ? 3 : 2) * size * sizeof(uint16_t);
+  if (compute == ComputeMode::w8a8) {
+    bytes += (turns_codes(plan, copies_are_paired(compute)) ? 2 : 1) * size;
+    bytes += 2 * static_cast<uint64_t>(plan.scales) * sizeof(float);
+  }
+  return bytes;
 }
 
 void make_copies(const Parameters& parameters, ComputeCopies& copies, ThreadTeam& team) {
@@ -347,29 +409,36 @@ void make_copies(const Parameters& parameters, ComputeCopies& copies, ThreadTeam
   team.parallel_for(static_cast<int64_t>(parameters.list.size()), [&](int64_t i, int) {
     const Parameter& parameter = parameters.list[static_cast<size_t>(i)];
     const float* master = parameters.master(parameter);
+    if (copies.compute == ComputeMode::w8a8 && parameter.quantizable) {
+      quantize_parameter(parameter, master, copies);
+      return;
+    }
     const bool wide = copies.compute == ComputeMode::fp32;
     if (!wide) {
       convert_f32_to_bf16(master, parameter.elements(), copies.plain.as<uint16_t>() + parameter.offset);
     }
-    if (parameter.matrix()) {
-      const int64_t rows = parameter.shape[0];
-      std::byte* out = copies.turned.as<std::byte>() + parameter.offset * (wide ? 4 : 2);
-      if (copies.paired && rows % 2 == 0 && parameter.role != TensorRole::router) {
-        pair_rows(DType::f32, master, parameter.shape[1], nullptr, rows, parameter.shape[1], 0, rows / 2,
-                  reinterpret_cast<uint16_t*>(out));
-        return;
-      }
-      turn(DType::f32, master, parameter.shape[1], nullptr, rows, parameter.shape[1],
-           wide ? TurnedForm::f32 : TurnedForm::bf16, out, rows, rows);
+    if (!parameter.matrix()) return;
+    const int64_t rows = parameter.shape[0];
+    const int64_t cols = parameter.shape[1];
+    if (has_panels(parameter, copies)) {
+      make_bf16_panels(copies.plain.as<uint16_t>() + parameter.offset, cols, cols, 0, rows / kBf16PanelRows,
+                       copies.panels.as<uint16_t>() + parameter.offset);
     }
-    if (copies.compute == ComputeMode::w8a8 && parameter.quantizable) quantize_parameter(parameter, master, copies);
+    std::byte* out = copies.turned.as<std::byte>() + parameter.offset * (wide ? 4 : 2);
+    if (is_paired(copies.paired, parameter)) {
+      pair_rows(DType::f32, master, cols, nullptr, rows, cols, 0, rows / 2, reinterpret_cast<uint16_t*>(out));
+    } else {
+      turn(DType::f32, master, cols, nullptr, rows, cols, wide ? TurnedForm::f32 : TurnedForm::bf16, out, rows, rows);
+    }
   });
 }
 
 ModelWeights weights_of(const Parameters& parameters, const ComputeCopies& copies) {
   std::unordered_map<std::string, TensorView> views;
+  std::unordered_map<std::string, const uint16_t*> panels;
   for (const Parameter& parameter : parameters.list) {
     const int64_t at = parameter.offset;
+    if (has_panels(parameter, copies)) panels[parameter.name] = copies.panels.as<uint16_t>() + at;
     if (copies.compute == ComputeMode::fp32) {
       views[parameter.name] = tensor_view(DType::f32, parameter.shape, parameters.masters.as<float>() + at);
     } else if (copies.compute == ComputeMode::w8a8 && parameter.quantizable) {
@@ -392,20 +461,30 @@ ModelWeights weights_of(const Parameters& parameters, const ComputeCopies& copie
                                  if (found == views.end())
                                    throw_bad_input("The model in training has no tensor {}.", name);
                                  return found->second;
+                               },
+                               [&](const std::string& name) {
+                                 const auto found = panels.find(name);
+                                 return found == panels.end() ? nullptr : found->second;
                                }});
 }
 
 TurnedWeight turned(const Weight& weight, const Parameters& parameters, const ComputeCopies& copies, bool router) {
   const int64_t offset = offset_in(weight.data, plain_array(parameters, copies, weight.dtype), weight.dtype);
-  const Buffer& array = weight.dtype == DType::f8_e4m3 ? copies.codes_turned : copies.turned;
-  const std::byte* data = array.as<std::byte>() + static_cast<size_t>(offset) * dtype_bytes(weight.dtype);
+  const bool fp8 = weight.dtype == DType::f8_e4m3;
+  const bool paired = copies.paired && weight.rows % 2 == 0 && !router;
+  const Buffer& array = fp8 && !paired ? copies.codes_turned : copies.turned;
+  const auto bytes = fp8 && paired ? sizeof(uint16_t) : dtype_bytes(weight.dtype);
+  const std::byte* data = array.as<std::byte>() + static_cast<size_t>(offset) * bytes;
   TurnedWeight result{dense_weight(weight.dtype, data, weight.cols, weight.rows, weight.rows)};
-  if (weight.dtype == DType::f8_e4m3) {
+  if (fp8) {
     result.turned.scale_inv = copies.scale_turned.as<float>() + (weight.scale_inv - copies.scale.as<float>());
     result.turned.block_rows = weight.block_cols;
     result.turned.block_cols = weight.block_rows;
   }
-  if (copies.paired && weight.rows % 2 == 0 && !router) result.pairs = reinterpret_cast<const uint16_t*>(data);
+  if (paired) {
+    result.pairs = reinterpret_cast<const uint16_t*>(data);
+    result.scales = weight.scale_inv;
+  }
   return result;
 }
 

@@ -78,14 +78,18 @@ void write_parameters(const Parameters& parameters, bool gradients, const std::s
 struct ComputeCopies {
   ComputeMode compute = ComputeMode::fp32;
   Buffer plain;                ///< [size] BF16; none in fp32, where the masters themselves are used
-  Buffer turned;               ///< [size] f32 or BF16: matrices transposed; in bf16, where `paired`, as paired rows
-                               ///< (kernels/paired_product.h) but the routers
+  Buffer turned;               ///< [size] f32 or BF16: matrices transposed; where `paired`, as paired rows
+                               ///< (kernels/paired_product.h) but the routers: of FP8 matrices their codes' values
+  Buffer panels;               ///< [size] BF16 once more, in panels for the forward (kernels/bf16_panels.h), where the
+                               ///< instruction set reads them in bf16; else empty
   bool paired = false;         ///< decided by the instruction set when memory is taken
-  Buffer codes, codes_turned;  ///< [size] E4M3, w8a8 only
+  Buffer codes, codes_turned;  ///< [size] E4M3, w8a8 only; turned where a matrix is not paired
   Buffer scale, scale_turned;  ///< [scales] f32, w8a8 only
 };
 
 void reserve_copies(const Parameters& parameters, ComputeMode compute, ComputeCopies& copies);
+/// Bytes that `reserve_copies` takes.
+uint64_t compute_copy_bytes(const Parameters& plan, ComputeMode compute);
 /// Makes the copies from the masters. Any number of threads give the same bits.
 void make_copies(const Parameters& parameters, ComputeCopies& copies, ThreadTeam& team);
 /// Views on the copies, as a model's weights.
@@ -94,7 +98,8 @@ ModelWeights weights_of(const Parameters& parameters, const ComputeCopies& copie
 /// A weight W [N, K] as its input gradient dy · W reads it.
 struct TurnedWeight {
   Weight turned;                    ///< [K, N]; its data is nothing to read where `pairs` is set
-  const uint16_t* pairs = nullptr;  ///< paired rows of W [N, K]
+  const uint16_t* pairs = nullptr;  ///< paired rows of W [N, K]; in FP8 its codes' values, to be scaled
+  const float* scales = nullptr;    ///< FP8 pairs: of W's blocks [ceil(N / 128), ceil(K / 128)]
 };
 
 /// Where the copy for input gradients of a weight that `weights_of` gave lies.

@@ -18,8 +18,9 @@ constexpr int64_t kInputTokens = 512;
 // Tile of a weight gradient. Its left side passes in runs of 96 rows (see bf16_product_avx512.cc).
 constexpr int64_t kTileRows = 192;
 constexpr int64_t kTileCols = 128;
-// Columns of a matrix that an item turns around, and pairs of rows that it pairs.
+// Columns of a matrix that an item turns around, and pairs of rows that it pairs: a group that shares FP8 scales.
 constexpr int64_t kTurnCols = 64;
+static_assert(2 * kTurnCols == kActivationGroup);
 
 int64_t padded(int64_t n) {
   return (n + 63) / 64 * 64;
@@ -45,7 +46,8 @@ struct Slab {
   int64_t tokens;
   ProductForm form;
   bool left;
-  bool paired;                        // [tokens / 2, cols, 2] for kernels/paired_product.h; then either side
+  bool paired;                        // [tokens / 2, cols, 2] for kernels/paired_product.h; then either side. In FP8
+                                      // values of codes, scales [groups, cols]
   OperandForm as = OperandForm::f32;  // how the product reads a left side
   bool wide = false;                  // elements are float32
   int64_t bytes = 0;                  // of an element
@@ -58,7 +60,7 @@ struct Slab {
 };
 
 Slab make_slab(const TokenRows& rows, int64_t tokens, ProductForm form, bool left) {
-  Slab slab{&rows, tokens, form, left, form == ProductForm::bf16 && has_paired_product()};
+  Slab slab{&rows, tokens, form, left, form != ProductForm::f32 && has_paired_product()};
   if (slab.paired) {
     slab.bytes = 2;
   } else if (left) {
@@ -101,6 +103,23 @@ void quantize_row(const Slab& slab, const float* values, int64_t c, std::byte* o
 
 uint16_t* paired_slab(const Slab& slab, ProductWorkspace& ws) {
   return reinterpret_cast<uint16_t*>(ws.slabs.as<std::byte>() + slab.at);
+}
+
+// Pairs [begin, end); in FP8 whole groups.
+void pair_piece(const Slab& slab, int64_t begin, int64_t end, ProductWorkspace& ws) {
+  const TokenRows& rows = *slab.rows;
+  if (slab.form == ProductForm::bf16) {
+    pair_rows(rows.dtype, rows.data, rows.stride, rows.index, slab.tokens, rows.cols, begin, end,
+              paired_slab(slab, ws));
+    return;
+  }
+  const int64_t first = 2 * begin;
+  const int32_t* index = rows.index != nullptr ? rows.index + first : nullptr;
+  const std::byte* data = static_cast<const std::byte*>(rows.data);
+  if (index == nullptr) data += static_cast<size_t>(first * rows.stride) * dtype_bytes(rows.dtype);
+  quantize_pairs(rows.dtype, data, rows.stride, index, std::min(2 * end, slab.tokens) - first, rows.cols, false,
+                 kLeastGradientAmax, paired_slab(slab, ws) + first * rows.cols,
+                 ws.slab_scales.as<float>() + slab.scale + first / kActivationGroup * rows.cols);
 }
 
 void turn_piece(const Slab& slab, int64_t c_begin, int64_t c_end, ProductWorkspace& ws, Buffer& scratch) {
@@ -159,8 +178,16 @@ void input_gradient_rows(const OperandView& dy, const int32_t* index, int64_t T,
                          const int32_t* dx_index, Buffer& scratch) {
   if (weight.pairs != nullptr) {
     const PairedLeft left{dy.bf16_row(0), dy.stride, 2, index};
-    paired_product(left, T, weight.pairs, weight.turned.rows, weight.turned.cols / 2, begin, end, dx, dx_stride,
-                   dx_index, accumulate);
+    const int64_t cols = weight.turned.rows;
+    const int64_t pairs = weight.turned.cols / 2;
+    if (dy.scales != nullptr) {
+      const int64_t block = weight.turned.block_rows;
+      const PairedScales scales{dy.scales, dy.scale_stride, 1, weight.scales, (cols + block - 1) / block, block};
+      scaled_paired_product(left, scales, T, weight.pairs, cols, pairs, begin, end, dx, dx_stride, dx_index,
+                            accumulate);
+    } else {
+      paired_product(left, T, weight.pairs, cols, pairs, begin, end, dx, dx_stride, dx_index, accumulate);
+    }
     return;
   }
   if (!accumulate && dx_index == nullptr) {
@@ -252,9 +279,7 @@ void linear_weight_gradients(std::span<const WeightGradientJob> jobs, ProductWor
   team.parallel_for(static_cast<int64_t>(pieces.size()), [&](int64_t item, int thread) {
     const auto [slab, c] = pieces[static_cast<size_t>(item)];
     if (slabs[slab].paired) {
-      const TokenRows& rows = *slabs[slab].rows;
-      pair_rows(rows.dtype, rows.data, rows.stride, rows.index, slabs[slab].tokens, rows.cols, c,
-                std::min(c + kTurnCols, slabs[slab].pairs()), paired_slab(slabs[slab], ws));
+      pair_piece(slabs[slab], c, std::min(c + kTurnCols, slabs[slab].pairs()), ws);
       return;
     }
     turn_piece(slabs[slab], c, std::min(c + kTurnCols, slabs[slab].rows->cols), ws,
@@ -272,8 +297,18 @@ void linear_weight_gradients(std::span<const WeightGradientJob> jobs, ProductWor
     const int64_t k1 = std::min(k0 + kTileCols, job.x.cols);
     if (slabs[own.left].paired) {
       const PairedLeft left{paired_slab(slabs[own.left], ws) + 2 * n0, 2, 2 * job.dy.cols};
-      paired_product(left, rows, paired_slab(slabs[own.right], ws), job.x.cols, slabs[own.right].pairs(), k0, k1,
-                     job.gradient + n0 * job.x.cols + k0, job.x.cols, nullptr, true);
+      const Slab& right = slabs[own.right];
+      float* out = job.gradient + n0 * job.x.cols + k0;
+      if (right.form == ProductForm::fp8) {
+        const auto* factors = ws.slab_scales.as<float>();
+        const PairedScales both{factors + slabs[own.left].scale + n0, 1, job.dy.cols, factors + right.scale,
+                                job.x.cols};
+        scaled_paired_product(left, both, rows, paired_slab(right, ws), job.x.cols, right.pairs(), k0, k1, out,
+                              job.x.cols, nullptr, true);
+      } else {
+        paired_product(left, rows, paired_slab(right, ws), job.x.cols, right.pairs(), k0, k1, out, job.x.cols, nullptr,
+                       true);
+      }
       return;
     }
     Buffer& tile = ws.tiles[static_cast<size_t>(thread)];

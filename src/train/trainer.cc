@@ -245,8 +245,8 @@ struct Run {
       rms_norm(kept.previous.f32_row(t), hidden, weights.hnorm, eps(), input + (t * 2 + 1) * hidden);
     });
     float* d_input = reserve(ws.d_mtp_input, rows * 2 * hidden);
-    linear_input_gradient(ws.dx.as<float>(), rows, context.turned(weights.eh_proj),
-                          model.head_rounding(weights.eh_proj), false, d_input, ws.layers.products, team);
+    linear_input_gradient(ws.dx.as<float>(), rows, context.turned(weights.eh_proj), context.other_rounding(), false,
+                          d_input, ws.layers.products, team);
     const WeightGradientJob job{{DType::f32, ws.dx.as<float>(), hidden, hidden},
                                 {DType::f32, input, 2 * hidden, 2 * hidden},
                                 rows,
@@ -326,14 +326,7 @@ TrainingMemory training_memory(const ModelConfig& config, const TrainOptions& op
   TrainingMemory memory;
   memory.masters = memory.gradients = size * sizeof(float);
   memory.moments = 2 * size * dtype_bytes(options.moments);
-  if (options.compute == ComputeMode::fp32) {
-    memory.compute_copies = size * sizeof(float);
-  } else {
-    memory.compute_copies = 2 * size * sizeof(uint16_t);
-  }
-  if (options.compute == ComputeMode::w8a8) {
-    memory.compute_copies += 2 * size + 2 * static_cast<uint64_t>(plan.scales) * sizeof(float);
-  }
+  memory.compute_copies = compute_copy_bytes(plan, options.compute);
   const int64_t T = options.sequences * options.length;
   memory.tape = tape_bytes(config, T, narrow ? DType::bf16 : DType::f32);
 

@@ -134,6 +134,66 @@ TEST(Gradients, SoftmaxRow) {
   }
 }
 
+// Pairs of rows against single ones, rounded: sums may run in another order, hence one unit of BF16's last place.
+TEST(Gradients, SoftmaxPair) {
+  const float scale = 0.3f;
+  for (Isa isa : isas_here()) {
+    const IsaGuard guard(isa);
+    for (int64_t visible : {1, 2, 7, 15, 16, 31, 32, 45, 96, 130}) {
+      for (int64_t rows : {1, 2}) {
+        for (int64_t more : {0, 1, 50}) {
+          const int64_t n = (visible + rows - 1 + more + 1) / 2 * 2;
+          const int64_t stride = n + 3;
+          SCOPED_TRACE(testing::Message()
+                       << isa_name(isa) << ", visible " << visible << ", rows " << rows << ", n " << n);
+          std::vector<float> scores = random_values(2 * stride, 1, 4);
+          std::vector<float> dp = random_values(2 * stride, 2);
+          // Nothing behind what a row sees may come into the sums.
+          for (int64_t r = 0; r < 2; ++r) {
+            for (int64_t i = visible + r; i < stride; ++i) {
+              scores[static_cast<size_t>(r * stride + i)] = dp[static_cast<size_t>(r * stride + i)] = NAN;
+            }
+          }
+          std::vector<float> p(scores.size(), 0);
+          std::vector<float> ds(scores.size(), 0);
+          for (int64_t r = 0; r < rows; ++r) {
+            std::copy_n(scores.data() + r * stride, visible + r, p.data() + r * stride);
+            std::copy_n(dp.data() + r * stride, visible + r, ds.data() + r * stride);
+            softmax_row(p.data() + r * stride, scale, visible + r);
+            softmax_row_gradient(p.data() + r * stride, scale, visible + r, ds.data() + r * stride);
+          }
+          constexpr uint16_t kUntouched = 0x1234;
+          std::vector<uint16_t> p_pairs(static_cast<size_t>(2 * n + 1), kUntouched);
+          std::vector<uint16_t> ds_pairs(p_pairs.size(), kUntouched);
+          std::vector<uint16_t> ds_rows(static_cast<size_t>(2 * stride), kUntouched);
+          softmax_pair_gradient(scores.data(), dp.data(), stride, rows, scale, visible, n, p_pairs.data(),
+                                ds_pairs.data(), ds_rows.data());
+          EXPECT_EQ(p_pairs.back(), kUntouched);
+          EXPECT_EQ(ds_pairs.back(), kUntouched);
+          for (int64_t r = 0; r < 2; ++r) {
+            for (int64_t i = 0; i < stride; ++i) {
+              const auto at = static_cast<size_t>(r * stride + i);
+              const auto pair = static_cast<size_t>(2 * i + r);
+              if (i >= n || r >= rows) {
+                EXPECT_EQ(ds_rows[at], kUntouched) << r << " " << i;
+              } else {
+                EXPECT_EQ(ds_rows[at], ds_pairs[pair]) << r << " " << i;
+              }
+              if (i >= n) continue;
+              EXPECT_NEAR(bf16_to_f32(p_pairs[pair]), p[at], p[at] / 200 + 1e-7f) << r << " " << i;
+              EXPECT_NEAR(bf16_to_f32(ds_pairs[pair]), ds[at], std::fabs(ds[at]) / 200 + 1e-6f) << r << " " << i;
+              if (i >= visible + r) {
+                EXPECT_EQ(p_pairs[pair], 0) << r << " " << i;
+                EXPECT_EQ(ds_pairs[pair] & 0x7fff, 0) << r << " " << i;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Gradients, CrossEntropy) {
   for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);

@@ -75,6 +75,57 @@ TEST(PairedProduct, AgreesWithAPlainSum) {
   }
 }
 
+// With scales for each 128 elements of the sum: of rows and of columns, alone or 128 together.
+TEST(PairedProduct, ScaledAgreesWithAPlainSum) {
+  if (!has_paired_product()) GTEST_SKIP() << "this machine has no paired products";
+  const int64_t rows = 13;
+  const int64_t K = 300;
+  const int64_t N = 200;
+  const int64_t pairs = K / 2;
+  const int64_t groups = 3;
+  const std::vector<float> left = random_values(rows * K, 1);
+  const std::vector<float> right = random_values(K * N, 2);
+  const std::vector<float> left_scales = random_values(rows * groups, 3);
+  const std::vector<float> right_scales = random_values(groups * N, 4);
+  std::vector<uint16_t> right_pairs(static_cast<size_t>(K * N));
+  pair_rows(DType::f32, right.data(), N, nullptr, K, N, 0, pairs, right_pairs.data());
+  std::vector<uint16_t> left_rows(left.size());
+  for (size_t i = 0; i < left.size(); ++i) left_rows[i] = f32_to_bf16(left[i]);
+  std::vector<int32_t> index;
+  for (int32_t r = 0; r < rows; ++r) index.push_back(r * 5 % 13);
+  for (int64_t shared : {int64_t{1}, int64_t{128}}) {
+    const int64_t stride = (N + shared - 1) / shared;
+    for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 128}, {128, 200}, {64, 67}}) {
+      const int64_t width = end - begin;
+      std::vector<float> y(static_cast<size_t>(rows * width), 9.0f);
+      std::vector<float> added(y.size(), 0.5f);
+      const PairedLeft from{left_rows.data(), K, 2, index.data()};
+      const PairedScales scales{left_scales.data(), groups, 1, right_scales.data(), stride, shared};
+      scaled_paired_product(from, scales, rows, right_pairs.data(), N, pairs, begin, end, y.data(), width, index.data(),
+                            false);
+      scaled_paired_product(from, scales, rows, right_pairs.data(), N, pairs, begin, end, added.data(), width,
+                            index.data(), true);
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t n = begin; n < end; ++n) {
+          double sum = 0;
+          double magnitude = 0;
+          for (int64_t k = 0; k < K; ++k) {
+            const double product = static_cast<double>(round_to_bf16(left[static_cast<size_t>(r * K + k)])) *
+                                   round_to_bf16(right[static_cast<size_t>(k * N + n)]) *
+                                   left_scales[static_cast<size_t>(r * groups + k / 128)] *
+                                   right_scales[static_cast<size_t>(k / 128 * stride + n / shared)];
+            sum += product;
+            magnitude += std::fabs(product);
+          }
+          const auto at = static_cast<size_t>(r * width + n - begin);
+          ASSERT_NEAR(y[at], sum, 1e-6 * magnitude) << "row " << r << " column " << n;
+          ASSERT_NEAR(added[at], sum + 0.5, 1e-6 * (magnitude + 0.5)) << "row " << r << " column " << n;
+        }
+      }
+    }
+  }
+}
+
 TEST(PairedProduct, PairsOfGatheredRows) {
   if (!has_paired_product()) GTEST_SKIP() << "this machine has no paired products";
   const std::vector<float> x = random_values(5 * 21, 3);
@@ -86,6 +137,21 @@ TEST(PairedProduct, PairsOfGatheredRows) {
     EXPECT_EQ(out[2 * c + 1], f32_to_bf16(x[c]));
     EXPECT_EQ(out[42 + 2 * c], f32_to_bf16(x[3 * 21 + c]));
     EXPECT_EQ(out[42 + 2 * c + 1], 0);
+  }
+}
+
+TEST(PairedProduct, NarrowRows) {
+  if (!has_paired_product()) GTEST_SKIP() << "this machine has no paired products";
+  const std::vector<float> x = random_values(3 * 50, 5);
+  for (int64_t cols : {1, 16, 37, 48}) {
+    std::vector<uint16_t> out(3 * 49, 7);
+    narrow_rows(x.data(), 50, 3, cols, out.data(), 49);
+    for (int64_t r = 0; r < 3; ++r) {
+      for (int64_t c = 0; c < 49; ++c) {
+        const uint16_t expected = c < cols ? f32_to_bf16(x[static_cast<size_t>(r * 50 + c)]) : uint16_t{7};
+        ASSERT_EQ(out[static_cast<size_t>(r * 49 + c)], expected) << cols << " columns, " << r << " " << c;
+      }
+    }
   }
 }
 

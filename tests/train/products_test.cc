@@ -105,31 +105,42 @@ TEST(TrainProducts, InputGradient) {
   std::vector<uint16_t> narrow(w.size());
   convert_f32_to_bf16(turned.data(), K * N, narrow.data());
   std::vector<uint8_t> codes(w.size());
-  std::vector<float> scales(4);
+  std::vector<float> scales(2);
   quantize_weight(turned.data(), K, N, 128, 128, false, codes.data(), scales.data());
+  // The same matrix not turned: two blocks down instead of across.
+  std::vector<float> values;
+  for (int64_t n = 0; n < N; ++n) {
+    for (int64_t k = 0; k < K; ++k) values.push_back(e4m3_to_f32(codes[static_cast<size_t>(k * N + n)]));
+  }
   Weight fp8 = dense_weight(DType::f8_e4m3, codes.data(), K, N, N);
   fp8.scale_inv = scales.data();
   fp8.block_rows = fp8.block_cols = 128;
   struct Form {
     Weight weight;
     OperandRounding rounding;
-    bool paired = false;
+    const uint16_t* pairs = nullptr;
   };
   ThreadTeam team(2);
   ProductWorkspace workspace;
   for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     std::vector<uint16_t> pairs(w.size());
+    std::vector<uint16_t> value_pairs(w.size());
     std::vector<Form> forms = {Form{dense_weight(DType::f32, turned.data(), K, N, N), OperandRounding::none},
                                Form{dense_weight(DType::bf16, narrow.data(), K, N, N), OperandRounding::bf16},
                                Form{fp8, OperandRounding::fp8}, Form{fp8, OperandRounding::fp8_ue8m0}};
     if (has_paired_product()) {
       pair_rows(DType::f32, w.data(), K, nullptr, N, K, 0, N / 2, pairs.data());
       forms.push_back(forms[1]);
-      forms.back().paired = true;
+      forms.back().pairs = pairs.data();
+      pair_rows(DType::f32, values.data(), K, nullptr, N, K, 0, N / 2, value_pairs.data());
+      for (int form : {2, 3}) {
+        forms.push_back(forms[static_cast<size_t>(form)]);
+        forms.back().pairs = value_pairs.data();
+      }
     }
     for (const Form& form : forms) {
-      const TurnedWeight weight{form.weight, form.paired ? pairs.data() : nullptr};
+      const TurnedWeight weight{form.weight, form.pairs, scales.data()};
       SCOPED_TRACE(testing::Message() << isa_name(isa) << ", rounding " << static_cast<int>(form.rounding));
       std::vector<float> dx(static_cast<size_t>(T * K), -1.0f);
       std::vector<float> added(static_cast<size_t>(T * K), 1e-5f);

@@ -1,6 +1,7 @@
 #pragma once
 // The functions of gradients.h over a vector type (vectors.h), compiled once per instruction set; internal linkage.
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -111,7 +112,13 @@ template <class V>
 inline float greatest_of(const float* x, int64_t n) {
   float lanes[V::width];
   auto greatest = V::set1(-std::numeric_limits<float>::infinity());
+  auto other = greatest;
   int64_t i = 0;
+  for (; i + 2 * V::width <= n; i += 2 * V::width) {
+    greatest = V::max(greatest, V::load(x + i));
+    other = V::max(other, V::load(x + i + V::width));
+  }
+  greatest = V::max(greatest, other);
   for (; i + V::width <= n; i += V::width) greatest = V::max(greatest, V::load(x + i));
   V::store(lanes, greatest);
   float result = lanes[0];
@@ -170,6 +177,80 @@ void softmax_row_gradient_generic(const float* p, float scale, int64_t n, float*
     const auto scaled = V::mul(load_some<V>(p + i, count), V::set1(scale));
     store_some<V>(dp + i, V::mul(scaled, difference), count);
   });
+}
+
+// What turns e^(scale · (score − greatest)) and dp into p and ds.
+struct SoftmaxRow {
+  float inverse = 0;  // 1 / Σ e
+  float mean = 0;     // Σ p ⊙ dp
+};
+
+// scores become e^(scale · (score − greatest)).
+template <class V>
+inline SoftmaxRow exponentials_of_row(float* scores, const float* dp, float scale, int64_t n) {
+  const auto factor = V::set1(scale);
+  const auto offset = V::set1(-scale * greatest_of<V>(scores, n));
+  auto sum = V::zero();
+  auto mixed = V::zero();
+  int64_t i = 0;
+  for (; i + V::width <= n; i += V::width) {
+    const auto e = vector_exp<V, true>(V::fma(V::load(scores + i), factor, offset));
+    V::store(scores + i, e);
+    sum = V::add(sum, e);
+    mixed = V::fma(e, V::load(dp + i), mixed);
+  }
+  if (i < n) {
+    const int count = static_cast<int>(n - i);
+    const auto e = vector_exp<V, true>(V::fma(V::load_n(scores + i, count), factor, offset));
+    V::store_n(scores + i, e, count);
+    sum = V::add(sum, V::load_n(scores + i, count));
+    mixed = V::fma(V::load_n(scores + i, count), V::load_n(dp + i, count), mixed);
+  }
+  const float inverse = 1.0f / sum_lanes<V>(sum);
+  return {inverse, inverse * sum_lanes<V>(mixed)};
+}
+
+template <class V>
+void softmax_pair_gradient_generic(float* scores, float* dp, int64_t stride, int64_t rows, float scale, int64_t visible,
+                                   int64_t n, uint16_t* p_pairs, uint16_t* ds_pairs, uint16_t* ds) {
+  SoftmaxRow row[2];
+  for (int64_t r = 0; r < rows; ++r) {
+    row[r] = exponentials_of_row<V>(scores + r * stride, dp + r * stride, scale, visible + r);
+  }
+  const auto put = [&](int64_t i, int first, int second, int count) {
+    const auto p_of = [&](int r, int seen) {
+      return V::mul(load_some<V>(scores + r * stride + i, seen), V::set1(row[r].inverse));
+    };
+    const auto ds_of = [&](int r, int seen, typename V::F p) {
+      const auto difference = V::sub(load_some<V>(dp + r * stride + i, seen), V::set1(row[r].mean));
+      return V::mul(V::mul(p, V::set1(scale)), difference);
+    };
+    const auto p0 = p_of(0, first);
+    const auto ds0 = ds_of(0, first, p0);
+    V::store_bf16_operand(ds + i, ds0, count);
+    auto p1 = V::zero();
+    auto ds1 = V::zero();
+    if (rows == 2) {
+      p1 = p_of(1, second);
+      ds1 = ds_of(1, second, p1);
+      V::store_bf16_operand(ds + stride + i, ds1, count);
+    }
+    V::store_bf16_pairs(p_pairs + 2 * i, p0, p1, count);
+    V::store_bf16_pairs(ds_pairs + 2 * i, ds0, ds1, count);
+  };
+  constexpr int W = V::width;
+  int64_t i = 0;
+  for (; i + W <= visible; i += W) put(i, W, W, W);
+  for (; i <= visible && i < n; i += W) {
+    const auto seen = [&](int64_t r) { return static_cast<int>(std::clamp<int64_t>(visible + r - i, 0, W)); };
+    put(i, seen(0), seen(1), static_cast<int>(std::min<int64_t>(W, n - i)));
+  }
+  for (; i < n; i += W) {
+    const int count = static_cast<int>(std::min<int64_t>(W, n - i));
+    V::store_bf16_pairs(p_pairs + 2 * i, V::zero(), V::zero(), count);
+    V::store_bf16_pairs(ds_pairs + 2 * i, V::zero(), V::zero(), count);
+    for (int64_t r = 0; r < rows; ++r) V::store_bf16_operand(ds + r * stride + i, V::zero(), count);
+  }
 }
 
 template <class V>
@@ -294,6 +375,7 @@ constexpr GradientKernels make_gradient_kernels() {
           cross_entropy_generic<V>,
           softmax_row_generic<V>,
           softmax_row_gradient_generic<V>,
+          softmax_pair_gradient_generic<V>,
           adamw_row_generic<V>,
           turn_generic<V>};
 }

@@ -17,6 +17,8 @@ struct GradientKernels {
   double (*cross_entropy)(float* logits, int64_t n, int32_t label, float factor);
   void (*softmax_row)(float* scores, float scale, int64_t n);
   void (*softmax_row_gradient)(const float* p, float scale, int64_t n, float* dp);
+  void (*softmax_pair_gradient)(float* scores, float* dp, int64_t stride, int64_t rows, float scale, int64_t visible,
+                                int64_t n, uint16_t* p_pairs, uint16_t* ds_pairs, uint16_t* ds);
   void (*adamw_row)(const AdamwStep& step, const float* gradient, int64_t n, DType moments, void* first, void* second,
                     float* p);
   void (*turn)(DType from, const void* x, int64_t x_stride, const int32_t* row_index, int64_t rows, int64_t cols,

@@ -34,8 +34,8 @@ float rms_factor_of(const float* x, int64_t n, float eps) {
   // 32 sums in float64, value i into sum i mod 32, then pairwise: products of two float32 are exact in float64, so the
   // order alone decides, and every instruction set gives the same bits.
   double sums[32] = {};
-  int64_t i = 0;
-  for (; i + 32 <= n; i += 32) V::add_squares(x + i, sums);
+  int64_t i = n / 32 * 32;
+  V::add_squares(x, i, sums);
   for (; i < n; ++i) sums[i % 32] += static_cast<double>(x[i]) * x[i];
   for (int half = 16; half > 0; half /= 2) {
     for (int lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];

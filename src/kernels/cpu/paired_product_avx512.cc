@@ -9,13 +9,15 @@
 namespace fathom {
 namespace {
 
-// A block of the right side: 128 pairs of 64 columns, 32 KB of the first-level cache.
+// A block of the right side: 128 pairs of 64 columns, 32 KB of the first-level cache; with scales those of a group.
 constexpr int64_t kPairs = 128;
+constexpr int64_t kGroupPairs = 64;
 constexpr int64_t kCols = 64;
 constexpr int kRows = 6;
 
 struct alignas(64) RightBlock {
   uint16_t values[kPairs * kCols * 2];
+  float scales[kCols];
 };
 thread_local RightBlock right_block;
 
@@ -23,18 +25,27 @@ inline __m512bh as_bf16(__m512i bits) {
   return reinterpret_cast<__m512bh>(bits);
 }
 
+// What a tile meets: left rows with their scales, and where their sums go.
+struct TileRows {
+  const uint16_t* left[kRows];
+  float scale[kRows];
+  float* y[kRows];
+};
+
 // R rows by V vectors of 16 columns over `pairs` pairs of the block; the last vector's columns are those of `mask`.
-template <int R, int V>
-void tile(const uint16_t* const* left, int64_t pair_stride, const uint16_t* block, int64_t pairs, float* const* y,
+// With scales the block's sum is one of its own.
+template <bool scaled, int R, int V>
+void tile(const TileRows& rows, int64_t pair_stride, const uint16_t* block, const float* scales, int64_t pairs,
           __mmask16 mask, bool add) {
   __m512 sums[R][V];
+  const auto before = [&](int r, int v) {
+    const __mmask16 lanes = v + 1 == V ? mask : static_cast<__mmask16>(0xffff);
+    return add ? _mm512_maskz_loadu_ps(lanes, rows.y[r] + 16 * v) : _mm512_setzero_ps();
+  };
 #pragma GCC unroll 6
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      const __mmask16 lanes = v + 1 == V ? mask : static_cast<__mmask16>(0xffff);
-      sums[r][v] = add ? _mm512_maskz_loadu_ps(lanes, y[r] + 16 * v) : _mm512_setzero_ps();
-    }
+    for (int v = 0; v < V; ++v) sums[r][v] = scaled ? _mm512_setzero_ps() : before(r, v);
   }
   for (int64_t p = 0; p < pairs; ++p) {
     __m512bh right[V];
@@ -43,7 +54,7 @@ void tile(const uint16_t* const* left, int64_t pair_stride, const uint16_t* bloc
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
       int32_t pair;
-      std::memcpy(&pair, left[r] + p * pair_stride, sizeof(pair));
+      std::memcpy(&pair, rows.left[r] + p * pair_stride, sizeof(pair));
       const __m512bh value = as_bf16(_mm512_set1_epi32(pair));
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], right[v], value);
@@ -53,17 +64,35 @@ void tile(const uint16_t* const* left, int64_t pair_stride, const uint16_t* bloc
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
+      __m512 sum = sums[r][v];
+      if constexpr (scaled) {
+        const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(rows.scale[r]), _mm512_load_ps(scales + 16 * v));
+        sum = _mm512_fmadd_ps(sum, scale, before(r, v));
+      }
       const __mmask16 lanes = v + 1 == V ? mask : static_cast<__mmask16>(0xffff);
-      _mm512_mask_storeu_ps(y[r] + 16 * v, lanes, sums[r][v]);
+      _mm512_mask_storeu_ps(rows.y[r] + 16 * v, lanes, sum);
     }
   }
 }
 
-using Tile = void (*)(const uint16_t* const* left, int64_t pair_stride, const uint16_t* block, int64_t pairs,
-                      float* const* y, __mmask16 mask, bool add);
-template <int V>
-constexpr Tile kTilesOf[] = {nullptr, tile<1, V>, tile<2, V>, tile<3, V>, tile<4, V>, tile<5, V>, tile<6, V>};
-constexpr const Tile* kTiles[] = {nullptr, kTilesOf<1>, kTilesOf<2>, kTilesOf<3>, kTilesOf<4>};
+using Tile = void (*)(const TileRows& rows, int64_t pair_stride, const uint16_t* block, const float* scales,
+                      int64_t pairs, __mmask16 mask, bool add);
+template <bool scaled, int V>
+constexpr Tile kTilesOf[] = {nullptr,
+                             tile<scaled, 1, V>,
+                             tile<scaled, 2, V>,
+                             tile<scaled, 3, V>,
+                             tile<scaled, 4, V>,
+                             tile<scaled, 5, V>,
+                             tile<scaled, 6, V>};
+template <bool scaled>
+constexpr const Tile* kTiles[] = {nullptr, kTilesOf<scaled, 1>, kTilesOf<scaled, 2>, kTilesOf<scaled, 3>,
+                                  kTilesOf<scaled, 4>};
+
+// Where it already lies as a block does.
+bool is_block(const uint16_t* right, int64_t right_cols) {
+  return right_cols == kCols && reinterpret_cast<uintptr_t>(right) % 64 == 0;
+}
 
 void copy_block(const uint16_t* right, int64_t right_cols, int64_t pairs, int64_t cols) {
   uint16_t* out = right_block.values;
@@ -113,29 +142,41 @@ void pair_rows_of(const void* data, int64_t stride, const int32_t* index, int64_
 
 }  // namespace
 
-void paired_product_avx512(const PairedLeft& left, int64_t rows, const uint16_t* right, int64_t right_cols,
-                           int64_t pairs, int64_t begin, int64_t end, float* y, int64_t y_stride,
+void paired_product_avx512(const PairedLeft& left, const PairedScales* scales, int64_t rows, const uint16_t* right,
+                           int64_t right_cols, int64_t pairs, int64_t begin, int64_t end, float* y, int64_t y_stride,
                            const int32_t* y_index, bool accumulate) {
+  const int64_t step = scales != nullptr ? kGroupPairs : kPairs;
   for (int64_t c = begin; c < end; c += kCols) {
     const int64_t cols = std::min(kCols, end - c);
     const int64_t vectors = (cols + 15) / 16;
     const auto mask = static_cast<__mmask16>((1u << (cols - 16 * (vectors - 1))) - 1);
-    for (int64_t p = 0; p < pairs; p += kPairs) {
-      const int64_t count = std::min(kPairs, pairs - p);
-      copy_block(right + (p * right_cols + c) * 2, right_cols, count, cols);
+    const Tile* tiles = scales != nullptr ? kTiles<true>[vectors] : kTiles<false>[vectors];
+    for (int64_t p = 0; p < pairs; p += step) {
+      const int64_t count = std::min(step, pairs - p);
+      const int64_t group = p / step;
+      const uint16_t* block = right + (p * right_cols + c) * 2;
+      if (!is_block(block, right_cols)) {
+        copy_block(block, right_cols, count, cols);
+        block = right_block.values;
+      }
+      for (int64_t i = 0; scales != nullptr && i < cols; ++i) {
+        right_block.scales[i] = scales->right[group * scales->right_group_stride + (c + i) / scales->right_cols];
+      }
       for (int64_t r = 0; r < rows;) {
         // As even as can be: 7 rows are 4 and 3, not 6 and 1.
         const int64_t left_over = rows - r;
-        const int64_t tiles = (left_over + kRows - 1) / kRows;
-        const int64_t n = (left_over + tiles - 1) / tiles;
-        const uint16_t* from[kRows];
-        float* to[kRows];
+        const int64_t count_of_tiles = (left_over + kRows - 1) / kRows;
+        const int64_t n = (left_over + count_of_tiles - 1) / count_of_tiles;
+        TileRows at;
         for (int64_t i = 0; i < n; ++i) {
-          from[i] =
-              left.data + (left.index != nullptr ? left.index[r + i] : r + i) * left.row_stride + p * left.pair_stride;
-          to[i] = y + (y_index != nullptr ? y_index[r + i] : r + i) * y_stride + (c - begin);
+          const int64_t row = left.index != nullptr ? left.index[r + i] : r + i;
+          at.left[i] = left.data + row * left.row_stride + p * left.pair_stride;
+          if (scales != nullptr) {
+            at.scale[i] = scales->left[row * scales->left_row_stride + group * scales->left_group_stride];
+          }
+          at.y[i] = y + (y_index != nullptr ? y_index[r + i] : r + i) * y_stride + (c - begin);
         }
-        kTiles[vectors][n](from, left.pair_stride, right_block.values, count, to, mask, accumulate || p > 0);
+        tiles[n](at, left.pair_stride, block, right_block.scales, count, mask, accumulate || p > 0);
         r += n;
       }
     }
@@ -148,6 +189,20 @@ void pair_rows_avx512(DType from, const void* x, int64_t x_stride, const int32_t
     pair_rows_of<FromBf16>(x, x_stride, index, rows, cols, pair_begin, pair_end, out);
   } else {
     pair_rows_of<FromF32>(x, x_stride, index, rows, cols, pair_begin, pair_end, out);
+  }
+}
+
+void narrow_rows_avx512(const float* x, int64_t x_stride, int64_t rows, int64_t cols, uint16_t* out,
+                        int64_t out_stride) {
+  for (int64_t r = 0; r < rows; ++r, x += x_stride, out += out_stride) {
+    int64_t c = 0;
+    for (; c + 16 <= cols; c += 16) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c), FromF32::load(x + c, 0xffff));
+    }
+    if (c < cols) {
+      const auto mask = static_cast<__mmask16>((1u << (cols - c)) - 1);
+      _mm256_mask_storeu_epi16(out + c, mask, FromF32::load(x + c, mask));
+    }
   }
 }
 

@@ -4,10 +4,13 @@
 namespace fathom {
 
 // The functions of paired_product.h.
-void paired_product_avx512(const PairedLeft& left, int64_t rows, const uint16_t* right, int64_t right_cols,
-                           int64_t pairs, int64_t begin, int64_t end, float* y, int64_t y_stride,
+/// `scales`: null for the product without scales.
+void paired_product_avx512(const PairedLeft& left, const PairedScales* scales, int64_t rows, const uint16_t* right,
+                           int64_t right_cols, int64_t pairs, int64_t begin, int64_t end, float* y, int64_t y_stride,
                            const int32_t* y_index, bool accumulate);
 void pair_rows_avx512(DType from, const void* x, int64_t x_stride, const int32_t* index, int64_t rows, int64_t cols,
                       int64_t pair_begin, int64_t pair_end, uint16_t* out);
+void narrow_rows_avx512(const float* x, int64_t x_stride, int64_t rows, int64_t cols, uint16_t* out,
+                        int64_t out_stride);
 
 }  // namespace fathom

@@ -7,8 +7,9 @@
 // load_f16 and their _n; add, sub, mul, div, sqrt, max (the second where one is not a number), fma(a, b, c) = a · b +
 // c; round_bf16, and round_bf16_quiet for what arithmetic made (what is not a number is quiet already); nearest (to a
 // whole number); scale(a, k) = a · 2^k for whole k in [−150, 129]; less_mask(i, n, a, b): a where lane i of the counts
-// n is greater than i, else b; store_bf16, store_bf16_n (rounded to nearest even); rotated (pairs turned, as
-// rotate_pairs of norm.h).
+// n is greater than i, else b; store_bf16, store_bf16_n (rounded to nearest even); store_bf16_pairs(p, a, b, n): the
+// first n of a and of b, interleaved, and store_bf16_operand(p, a, n), for products that read subnormals as 0: those
+// may become 0; rotated (pairs turned, as rotate_pairs of norm.h).
 
 #include <algorithm>
 #include <bit>
@@ -66,6 +67,13 @@ struct PortableVector {
     for (int i = 0; i < n; ++i) p[i] = f32_to_bf16(a.v[i]);
   }
   static void store_bf16(uint16_t* p, F a) { store_bf16_n(p, a, width); }
+  static void store_bf16_operand(uint16_t* p, F a, int n) { store_bf16_n(p, a, n); }
+  static void store_bf16_pairs(uint16_t* p, F a, F b, int n) {
+    for (int i = 0; i < n; ++i) {
+      p[2 * i] = f32_to_bf16(a.v[i]);
+      p[2 * i + 1] = f32_to_bf16(b.v[i]);
+    }
+  }
   static F add(F a, F b) {
     return make([&](int i) { return a.v[i] + b.v[i]; });
   }
@@ -116,9 +124,11 @@ struct PortableVector {
     }
     return out;
   }
-  // Adds the squares of 32 values to 32 sums.
-  static void add_squares(const float* x, double* sums) {
-    for (int i = 0; i < 32; ++i) sums[i] += static_cast<double>(x[i]) * x[i];
+  // Adds the squares of n values, n a multiple of 32, to 32 sums: value i to sum i mod 32.
+  static void add_squares(const float* x, int64_t n, double* sums) {
+    for (int64_t i = 0; i < n; i += 32) {
+      for (int64_t lane = 0; lane < 32; ++lane) sums[lane] += static_cast<double>(x[i + lane]) * x[i + lane];
+    }
   }
 };
 
@@ -156,6 +166,14 @@ struct Avx2Vector {
     store_bf16(copy, a);
     std::copy(copy, copy + n, p);
   }
+  static void store_bf16_operand(uint16_t* p, F a, int n) { n == width ? store_bf16(p, a) : store_bf16_n(p, a, n); }
+  static void store_bf16_pairs(uint16_t* p, F a, F b, int n) {
+    const __m256i low = _mm256_srli_epi32(_mm256_castps_si256(round_bf16(a)), 16);
+    const __m256i pairs = _mm256_or_si256(low, _mm256_castps_si256(round_bf16(b)));
+    alignas(32) uint16_t copy[16];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(copy), pairs);
+    std::copy(copy, copy + 2 * n, p);
+  }
   static F add(F a, F b) { return _mm256_add_ps(a, b); }
   static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
@@ -190,11 +208,19 @@ struct Avx2Vector {
     return _mm256_addsub_ps(_mm256_mul_ps(x, _mm256_moveldup_ps(cos_sin)),
                             _mm256_mul_ps(swapped, _mm256_movehdup_ps(cos_sin)));
   }
-  static void add_squares(const float* x, double* sums) {
-    for (int i = 0; i < 32; i += 4) {
-      const __m256d value = _mm256_cvtps_pd(_mm_loadu_ps(x + i));
-      _mm256_storeu_pd(sums + i, _mm256_fmadd_pd(value, value, _mm256_loadu_pd(sums + i)));
+  static void add_squares(const float* x, int64_t n, double* sums) {
+    __m256d registers[8];
+#pragma GCC unroll 8
+    for (int v = 0; v < 8; ++v) registers[v] = _mm256_loadu_pd(sums + 4 * v);
+    for (int64_t i = 0; i < n; i += 32) {
+#pragma GCC unroll 8
+      for (int v = 0; v < 8; ++v) {
+        const __m256d value = _mm256_cvtps_pd(_mm_loadu_ps(x + i + 4 * v));
+        registers[v] = _mm256_fmadd_pd(value, value, registers[v]);
+      }
     }
+#pragma GCC unroll 8
+    for (int v = 0; v < 8; ++v) _mm256_storeu_pd(sums + 4 * v, registers[v]);
   }
 };
 #endif
@@ -218,12 +244,25 @@ struct Avx512Vector {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   static F load_f16_n(const uint16_t* p, int n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask(n), p)); }
-  // Not vcvtneps2bf16: that one turns subnormals to zero.
+  // vcvtneps2bf16 turns subnormals to zero and writes other NaNs; where there are none it is a third of the work.
   static __m256i to_bf16(F a) {
+    constexpr int kNanOrSubnormal = 0x01 | 0x20 | 0x80;
+    if (_mm512_fpclass_ps_mask(a, kNanOrSubnormal) == 0) return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a));
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(round_bf16(a)), 16));
   }
   static void store_bf16(uint16_t* p, F a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16(a)); }
   static void store_bf16_n(uint16_t* p, F a, int n) { _mm256_mask_storeu_epi16(p, mask(n), to_bf16(a)); }
+  static void store_bf16_operand(uint16_t* p, F a, int n) {
+    _mm256_mask_storeu_epi16(p, mask(n), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a)));
+  }
+  static void store_bf16_pairs(uint16_t* p, F a, F b, int n) {
+    // Element 2 i is value i of a, 2 i + 1 that of b.
+    const __m512i evens =
+        _mm512_cvtepu16_epi32(_mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    const __m512i order = _mm512_or_si512(evens, _mm512_slli_epi32(_mm512_add_epi32(evens, _mm512_set1_epi32(16)), 16));
+    const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
+    _mm512_mask_storeu_epi32(p, mask(n), _mm512_permutexvar_epi16(order, both));
+  }
   static F add(F a, F b) { return _mm512_add_ps(a, b); }
   static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
@@ -255,11 +294,19 @@ struct Avx512Vector {
     const F crossed = _mm512_mul_ps(_mm512_permute_ps(x, 0xb1), _mm512_movehdup_ps(cos_sin));
     return _mm512_mask_sub_ps(_mm512_add_ps(direct, crossed), 0x5555, direct, crossed);
   }
-  static void add_squares(const float* x, double* sums) {
-    for (int i = 0; i < 32; i += 8) {
-      const __m512d value = _mm512_cvtps_pd(_mm256_loadu_ps(x + i));
-      _mm512_storeu_pd(sums + i, _mm512_fmadd_pd(value, value, _mm512_loadu_pd(sums + i)));
+  static void add_squares(const float* x, int64_t n, double* sums) {
+    __m512d registers[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) registers[v] = _mm512_loadu_pd(sums + 8 * v);
+    for (int64_t i = 0; i < n; i += 32) {
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) {
+        const __m512d value = _mm512_cvtps_pd(_mm256_loadu_ps(x + i + 8 * v));
+        registers[v] = _mm512_fmadd_pd(value, value, registers[v]);
+      }
     }
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) _mm512_storeu_pd(sums + 8 * v, registers[v]);
   }
 };
 #endif
