@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <new>
 
@@ -38,5 +39,12 @@ class Buffer {
   std::unique_ptr<std::byte, Free> memory_;
   size_t bytes_ = 0;
 };
+
+/// Room for `count` values of type T, as `Buffer::reserve`.
+template <typename T>
+T* reserve(Buffer& buffer, int64_t count) {
+  buffer.reserve(static_cast<size_t>(count) * sizeof(T));
+  return buffer.as<T>();
+}
 
 }  // namespace fathom

@@ -41,12 +41,6 @@ int64_t heads_per_item(int64_t heads, int threads, int64_t most) {
   return std::clamp<int64_t>(heads / (4 * threads), 1, most);
 }
 
-template <typename T>
-T* reserve(Buffer& buffer, int64_t count) {
-  buffer.reserve(static_cast<size_t>(count) * sizeof(T));
-  return buffer.as<T>();
-}
-
 int64_t mixed_bytes(const AttentionShape& shape) {
   return ceil_div(shape.value_width, 16) * 16 * kBlockRows * static_cast<int64_t>(sizeof(float));
 }

@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
@@ -26,9 +27,6 @@ struct Weight {
   int bits = 0;
   int64_t group = 0;
   bool zero_point = false;
-  /// BF16 only, may be null: the same values in panels (see bf16_panels.h), read instead where many tokens come at
-  /// once.
-  const uint16_t* panels = nullptr;
 
   int64_t scale_cols() const { return (cols + block_cols - 1) / block_cols; }
   const std::byte* row(int64_t r) const { return data + static_cast<size_t>(r * row_stride) * dtype_bytes(dtype); }
@@ -154,7 +152,16 @@ struct LinearJob {
 void linear(const OperandView& x, int64_t T, std::initializer_list<LinearJob> jobs, ThreadTeam& team);
 
 /// Rows of a work item of products of T tokens, where there are `rows` in all: few enough that the team stays balanced,
-/// many enough to stream; a power of two and at least the 16 rows of a panel of integers, or the 64 of one of BF16.
+/// many enough to stream; a power of two and at least the 16 rows of a panel of integers, or, of many tokens, the 64
+/// columns that a paired product holds in registers.
 int64_t rows_per_item(int64_t rows, int64_t T, int threads);
+
+/// The T of `rows_per_item` where jobs have `count` tokens each.
+template <typename Jobs>
+int64_t most_tokens(const Jobs& jobs) {
+  int64_t most = 0;
+  for (const auto& job : jobs) most = std::max(most, job.count);
+  return most;
+}
 
 }  // namespace fathom

@@ -16,12 +16,6 @@ constexpr int64_t kTokenBlock = 96;
 
 using Job = Workspace::FeedForwardJob;
 
-int64_t most_tokens(const std::vector<Job>& jobs) {
-  int64_t most = 0;
-  for (const Job& job : jobs) most = std::max(most, job.count);
-  return most;
-}
-
 // Up half of all jobs: inner = silu(gate x) · up x, work items of some rows of one job.
 void up_half(const std::vector<Job>& jobs, Workspace& ws, ThreadTeam& team) {
   int64_t rows = 0;

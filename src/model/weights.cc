@@ -82,7 +82,6 @@ class Loader {
     const TensorView view = aligned_if_asked(shaped(name, {rows, cols}));
     Weight result = as_weight(view);
     if (describe_only_) result.data = nullptr;
-    if (source_.panels && view.dtype == DType::bf16) result.panels = source_.panels(name);
     switch (view.dtype) {
       case DType::f32:
       case DType::bf16:

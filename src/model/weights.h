@@ -73,8 +73,6 @@ struct TensorSource {
   std::string name;  ///< for sentences
   std::function<bool(const std::string&)> has;
   std::function<TensorView(const std::string&)> tensor;  ///< throws if there is none
-  /// Panels of a BF16 matrix (Weight::panels) or null; need not be set.
-  std::function<const uint16_t*(const std::string&)> panels = nullptr;
 };
 
 /// Looks every tensor of the config up in `source`; the views must outlive the result. `bad_input`: see load_weights.

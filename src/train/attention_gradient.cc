@@ -20,12 +20,6 @@ int64_t padded(int64_t n) {
   return (n + 63) / 64 * 64;
 }
 
-template <typename T>
-T* reserve(Buffer& buffer, int64_t count) {
-  buffer.reserve(static_cast<size_t>(count) * sizeof(T));
-  return buffer.as<T>();
-}
-
 // One head of one sequence of S positions. In BF16 every operand of a product is rounded, sums are float32.
 struct HeadGradient {
   const LoadedModel& model;

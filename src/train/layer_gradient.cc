@@ -15,11 +15,6 @@ constexpr int64_t kGainCols = 64;
 // Rows of an item of a copy.
 constexpr int64_t kCopyRows = 32;
 
-float* reserve(Buffer& buffer, int64_t count) {
-  buffer.reserve(static_cast<size_t>(count) * sizeof(float));
-  return buffer.as<float>();
-}
-
 TokenRows f32_rows(const float* data, int64_t cols, const int32_t* index = nullptr) {
   return {DType::f32, data, cols, cols, index};
 }
@@ -66,12 +61,6 @@ std::vector<Job> jobs_of(const BackwardContext& context, int64_t layer, const La
                     at(g.always_up), false});
   }
   return jobs;
-}
-
-int64_t most_tokens(const std::vector<Job>& jobs) {
-  int64_t most = 0;
-  for (const Job& job : jobs) most = std::max(most, job.count);
-  return most;
 }
 
 // Items of some rows of the jobs' matrices: calls `use(job, begin, end, thread)`.
@@ -134,7 +123,7 @@ void swiglu_rows(const std::vector<Job>& jobs, float* slot_gradient, LayerGradie
   for_job_rows(
       jobs, team, [](const Job& job) { return job.count; },
       [&](const Job& job, int64_t begin, int64_t end, int thread) {
-        float* scratch = reserve(ws.scratch[static_cast<size_t>(thread)], 3 * job.inner_size());
+        float* scratch = reserve<float>(ws.scratch[static_cast<size_t>(thread)], 3 * job.inner_size());
         for (int64_t i = begin; i < end; ++i) {
           const float gradient = swiglu_row(job, i, scratch);
           if (job.routed) slot_gradient[job.row + i] = gradient;
@@ -217,7 +206,7 @@ void router_input_gradient(const BackwardContext& context, int64_t layer, const 
   const int64_t T = tape.tokens;
   const int64_t E = config.n_routed_experts;
   const int64_t K = config.num_experts_per_tok;
-  float* d_logits = reserve(g.logits, T * E);
+  float* d_logits = reserve<float>(g.logits, T * E);
   // Slots were filled in the order of tokens: walking the choices again finds each one's slot.
   std::vector<float> d_weight(static_cast<size_t>(T * K));
   std::vector<int64_t> next = tape.expert_begin;
@@ -245,15 +234,16 @@ void feed_forward_input_gradient(const BackwardContext& context, int64_t layer, 
   if (weights.moe) {
     const int64_t rows = T * config.num_experts_per_tok;
     for (Buffer* buffer : {&g.routed_inner, &g.routed_gate, &g.routed_up}) {
-      reserve(*buffer, rows * config.moe_intermediate_size);
+      reserve<float>(*buffer, rows * config.moe_intermediate_size);
     }
-    reserve(ws.slot_gradient, rows);
+    reserve<float>(ws.slot_gradient, rows);
   }
-  for (Buffer* buffer : {&g.always_inner, &g.always_gate, &g.always_up}) reserve(*buffer, T * tape.always.gate.cols);
+  for (Buffer* buffer : {&g.always_inner, &g.always_gate, &g.always_up})
+    reserve<float>(*buffer, T * tape.always.gate.cols);
   const std::vector<Job> jobs = jobs_of(context, layer, tape, g, ws);
   down_gradient(context, jobs, g.output.as<float>(), T, ws, team);
   swiglu_rows(jobs, ws.slot_gradient.as<float>(), ws, team);
-  float* d_normed = reserve(g.feed_forward_normed, T * config.hidden_size);
+  float* d_normed = reserve<float>(g.feed_forward_normed, T * config.hidden_size);
   up_gradient(context, jobs, T, d_normed, ws, team);
   if (weights.moe) router_input_gradient(context, layer, tape, balance, d_normed, g, ws, team);
 }
@@ -261,7 +251,7 @@ void feed_forward_input_gradient(const BackwardContext& context, int64_t layer, 
 // The angles that turn positions [0, count) back: (cos, −sin) pairs, [count, d_rope].
 const float* backward_angles(const Rope& rope, int64_t d, int64_t count, LayerGradientWorkspace& ws, ThreadTeam& team) {
   if (count <= ws.angle_positions) return ws.angles.as<float>();
-  float* out = reserve(ws.angles, count * d);
+  float* out = reserve<float>(ws.angles, count * d);
   team.parallel_for(count, [&](int64_t position, int) {
     float* angles = out + position * d;
     rope_angles(rope, position, angles);
@@ -306,30 +296,30 @@ void attention_input_gradient(const BackwardContext& context, int64_t layer, std
   const int64_t width = latent + c.qk_rope_head_dim;
   const auto eps = static_cast<float>(c.rms_norm_eps);
   const OperandRounding rounding = model.linear_rounding();
-  float* d_attended = reserve(g.attended, T * H * c.v_head_dim);
+  float* d_attended = reserve<float>(g.attended, T * H * c.v_head_dim);
   linear_input_gradient(g.attention_output.as<float>(), T, context.turned(w.o_proj), rounding, false, d_attended,
                         ws.products, team);
-  float* d_q = reserve(g.q, T * H * c.qk_head_dim());
-  float* d_kv_up = reserve(g.kv_up, T * H * (c.qk_nope_head_dim + c.v_head_dim));
-  float* d_k_pe = reserve(g.k_pe, T * H * c.qk_rope_head_dim);
+  float* d_q = reserve<float>(g.q, T * H * c.qk_head_dim());
+  float* d_kv_up = reserve<float>(g.kv_up, T * H * (c.qk_nope_head_dim + c.v_head_dim));
+  float* d_k_pe = reserve<float>(g.k_pe, T * H * c.qk_rope_head_dim);
   attention_core_gradient(model, layer, spans, tape.q, d_attended, d_q, d_kv_up, d_k_pe, ws.attention, team);
-  float* d_kv = reserve(g.kv, T * width);
+  float* d_kv = reserve<float>(g.kv, T * width);
   rope_input_gradient(model, spans, d_q, d_k_pe, d_kv, ws, team);
 
-  float* d_kv_normed = reserve(g.kv_normed, T * latent);
+  float* d_kv_normed = reserve<float>(g.kv_normed, T * latent);
   linear_input_gradient(d_kv_up, T, context.turned(w.kv_b_proj), context.other_rounding(), false, d_kv_normed,
                         ws.products, team);
   norm_input_gradient(tape.kv_latent.f32_row(0), width, w.kv_a_layernorm, d_kv_normed, T, latent, eps, false, d_kv,
                       width, team);
-  float* d_normed = reserve(g.attention_normed, T * c.hidden_size);
+  float* d_normed = reserve<float>(g.attention_normed, T * c.hidden_size);
   linear_input_gradient(d_kv, T, context.turned(w.kv_a_proj_with_mqa), rounding, false, d_normed, ws.products, team);
   if (!c.q_lora_rank) {
     linear_input_gradient(d_q, T, context.turned(w.q_proj), rounding, true, d_normed, ws.products, team);
     return;
   }
   const int64_t rank = *c.q_lora_rank;
-  float* d_q_normed = reserve(g.q_normed, T * rank);
-  float* d_q_latent = reserve(g.q_latent, T * rank);
+  float* d_q_normed = reserve<float>(g.q_normed, T * rank);
+  float* d_q_latent = reserve<float>(g.q_latent, T * rank);
   linear_input_gradient(d_q, T, context.turned(w.q_b_proj), rounding, false, d_q_normed, ws.products, team);
   norm_input_gradient(tape.q_latent.f32_row(0), rank, w.q_a_layernorm, d_q_normed, T, rank, eps, false, d_q_latent,
                       rank, team);
@@ -339,7 +329,7 @@ void attention_input_gradient(const BackwardContext& context, int64_t layer, std
 // rms_norm of T rows again.
 const float* normed_again(const float* x, int64_t x_stride, const TensorView& gain, int64_t T, int64_t n, float eps,
                           Buffer& buffer, ThreadTeam& team) {
-  float* out = reserve(buffer, T * n);
+  float* out = reserve<float>(buffer, T * n);
   team.parallel_for(T, [&](int64_t t, int) { rms_norm(x + t * x_stride, n, gain, eps, out + t * n); });
   return out;
 }
@@ -386,7 +376,7 @@ void attention_weight_gradient(const BackwardContext& context, int64_t layer, st
   const float* x =
       normed_again(tape.input.f32_row(0), hidden, weights.input_layernorm, T, hidden, eps, ws.normed, team);
   // The latents as the keys and values were made from them.
-  float* latents = reserve(ws.attention.latents, T * width);
+  float* latents = reserve<float>(ws.attention.latents, T * width);
   for (const Span& span : spans) {
     team.parallel_for(span.length, [&](int64_t i, int) {
       span.cache->read(layer, span.position + i, latents + (span.first + i) * width);
@@ -457,7 +447,7 @@ void norm_input_gradient(const float* x, int64_t x_stride, const TensorView& gai
 
 void norm_weight_gradient(const float* x, int64_t x_stride, const float* dy, int64_t T, int64_t n, float eps,
                           float* dgain, Buffer& factors, ThreadTeam& team) {
-  float* r = reserve(factors, T);
+  float* r = reserve<float>(factors, T);
   team.parallel_for(T, [&](int64_t t, int) { r[t] = rms_factor(x + t * x_stride, n, eps); });
   team.parallel_for((n + kGainCols - 1) / kGainCols, [&](int64_t item, int) {
     const int64_t begin = item * kGainCols;
@@ -477,11 +467,11 @@ void layer_input_gradient(const BackwardContext& context, int64_t layer, std::sp
   const int64_t hidden = config.hidden_size;
   const auto eps = static_cast<float>(config.rms_norm_eps);
   ws.scratch.resize(static_cast<size_t>(team.size()));
-  copy_rows(dx, T, hidden, reserve(g.output, T * hidden), team);
+  copy_rows(dx, T, hidden, reserve<float>(g.output, T * hidden), team);
   feed_forward_input_gradient(context, layer, tape, balance, g, ws, team);
   norm_input_gradient(tape.middle.f32_row(0), hidden, weights.post_attention_layernorm,
                       g.feed_forward_normed.as<float>(), T, hidden, eps, true, dx, hidden, team);
-  copy_rows(dx, T, hidden, reserve(g.attention_output, T * hidden), team);
+  copy_rows(dx, T, hidden, reserve<float>(g.attention_output, T * hidden), team);
   attention_input_gradient(context, layer, spans, tape, g, ws, team);
   norm_input_gradient(tape.input.f32_row(0), hidden, weights.input_layernorm, g.attention_normed.as<float>(), T, hidden,
                       eps, true, dx, hidden, team);

@@ -13,7 +13,6 @@
 #include "base/file.h"
 #include "base/number_formats.h"
 #include "formats/safetensors.h"
-#include "kernels/bf16_panels.h"
 #include "kernels/gradients.h"
 #include "kernels/norm.h"
 #include "kernels/paired_product.h"
@@ -127,12 +126,6 @@ int64_t offset_in(const std::byte* data, const Buffer& buffer, DType dtype) {
 const Buffer& plain_array(const Parameters& parameters, const ComputeCopies& copies, DType dtype) {
   if (dtype == DType::f8_e4m3) return copies.codes;
   return dtype == DType::f32 ? parameters.masters : copies.plain;
-}
-
-// The embedding is looked up, and routers compute in float32.
-bool has_panels(const Parameter& parameter, const ComputeCopies& copies) {
-  return copies.panels.bytes() > 0 && parameter.matrix() && parameter.role != TensorRole::router &&
-         parameter.role != TensorRole::embedding && fits_bf16_panels(parameter.shape[0], parameter.shape[1]);
 }
 
 bool copies_are_paired(ComputeMode compute) {
@@ -384,7 +377,6 @@ void reserve_copies(const Parameters& parameters, ComputeMode compute, ComputeCo
   }
   copies.plain.reserve(size * sizeof(uint16_t));
   copies.turned.reserve(size * sizeof(uint16_t));
-  if (compute == ComputeMode::bf16 && has_bf16_panels()) copies.panels.reserve(size * sizeof(uint16_t));
   if (compute != ComputeMode::w8a8) return;
   copies.codes.reserve(size);
   if (turns_codes(parameters, copies.paired)) copies.codes_turned.reserve(size);
@@ -395,8 +387,7 @@ void reserve_copies(const Parameters& parameters, ComputeMode compute, ComputeCo
 uint64_t compute_copy_bytes(const Parameters& plan, ComputeMode compute) {
   const auto size = static_cast<uint64_t>(plan.size);
   if (compute == ComputeMode::fp32) return size * sizeof(float);
-  const bool panels = compute == ComputeMode::bf16 && has_bf16_panels();
-  uint64_t bytes = (panels ? 3 : 2) * size * sizeof(uint16_t);
+  uint64_t bytes = 2 * size * sizeof(uint16_t);
   if (compute == ComputeMode::w8a8) {
     bytes += (turns_codes(plan, copies_are_paired(compute)) ? 2 : 1) * size;
     bytes += 2 * static_cast<uint64_t>(plan.scales) * sizeof(float);
@@ -420,10 +411,6 @@ void make_copies(const Parameters& parameters, ComputeCopies& copies, ThreadTeam
     if (!parameter.matrix()) return;
     const int64_t rows = parameter.shape[0];
     const int64_t cols = parameter.shape[1];
-    if (has_panels(parameter, copies)) {
-      make_bf16_panels(copies.plain.as<uint16_t>() + parameter.offset, cols, cols, 0, rows / kBf16PanelRows,
-                       copies.panels.as<uint16_t>() + parameter.offset);
-    }
     std::byte* out = copies.turned.as<std::byte>() + parameter.offset * (wide ? 4 : 2);
     if (is_paired(copies.paired, parameter)) {
       pair_rows(DType::f32, master, cols, nullptr, rows, cols, 0, rows / 2, reinterpret_cast<uint16_t*>(out));
@@ -435,10 +422,8 @@ void make_copies(const Parameters& parameters, ComputeCopies& copies, ThreadTeam
 
 ModelWeights weights_of(const Parameters& parameters, const ComputeCopies& copies) {
   std::unordered_map<std::string, TensorView> views;
-  std::unordered_map<std::string, const uint16_t*> panels;
   for (const Parameter& parameter : parameters.list) {
     const int64_t at = parameter.offset;
-    if (has_panels(parameter, copies)) panels[parameter.name] = copies.panels.as<uint16_t>() + at;
     if (copies.compute == ComputeMode::fp32) {
       views[parameter.name] = tensor_view(DType::f32, parameter.shape, parameters.masters.as<float>() + at);
     } else if (copies.compute == ComputeMode::w8a8 && parameter.quantizable) {
@@ -461,10 +446,6 @@ ModelWeights weights_of(const Parameters& parameters, const ComputeCopies& copie
                                  if (found == views.end())
                                    throw_bad_input("The model in training has no tensor {}.", name);
                                  return found->second;
-                               },
-                               [&](const std::string& name) {
-                                 const auto found = panels.find(name);
-                                 return found == panels.end() ? nullptr : found->second;
                                }});
 }
 

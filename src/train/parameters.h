@@ -80,8 +80,6 @@ struct ComputeCopies {
   Buffer plain;                ///< [size] BF16; none in fp32, where the masters themselves are used
   Buffer turned;               ///< [size] f32 or BF16: matrices transposed; where `paired`, as paired rows
                                ///< (kernels/paired_product.h) but the routers: of FP8 matrices their codes' values
-  Buffer panels;               ///< [size] BF16 once more, in panels for the forward (kernels/bf16_panels.h), where the
-                               ///< instruction set reads them in bf16; else empty
   bool paired = false;         ///< decided by the instruction set when memory is taken
   Buffer codes, codes_turned;  ///< [size] E4M3, w8a8 only; turned where a matrix is not paired
   Buffer scale, scale_turned;  ///< [scales] f32, w8a8 only

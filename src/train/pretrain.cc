@@ -37,18 +37,18 @@ constexpr int64_t kPeakEvery = 20;
 constexpr int64_t kLoadEvery = 20;
 
 // RUN/log.jsonl: a line for each step. Lines behind the checkpoint that a run goes on from are taken out first.
-class RunLog {
+class LogWriter {
  public:
-  RunLog(const std::string& run, int64_t last_step) : path_((fs::path(run) / "log.jsonl").string()) {
+  LogWriter(const std::string& run, int64_t last_step) : path_((fs::path(run) / "log.jsonl").string()) {
     if (file_exists(path_)) keep_until(last_step);
     file_ = std::fopen(path_.c_str(), "ab");
     if (file_ == nullptr) throw_failure("{}: cannot be written.", path_);
   }
-  ~RunLog() {
+  ~LogWriter() {
     if (file_ != nullptr) std::fclose(file_);
   }
-  RunLog(const RunLog&) = delete;
-  RunLog& operator=(const RunLog&) = delete;
+  LogWriter(const LogWriter&) = delete;
+  LogWriter& operator=(const LogWriter&) = delete;
 
   void write(const ordered_json& line) {
     const std::string text = line.dump() + "\n";
@@ -392,7 +392,7 @@ struct Run {
     return report;
   }
 
-  void write_load(RunLog& log) {
+  void write_load(LogWriter& log) {
     ordered_json layers = ordered_json::object();
     const std::vector<std::vector<int64_t>>& load = position.expert_load;
     for (size_t layer = 0; layer < load.size(); ++layer) {
@@ -404,7 +404,7 @@ struct Run {
 
   void run() {
     remove_old_checkpoints(options.run, recipe.keep_checkpoints);
-    RunLog log(options.run, position.step);
+    LogWriter log(options.run, position.step);
     const int64_t steps = count_steps(recipe, dataset.sequence_length());
     const Clock::time_point begin = Clock::now();
     const int64_t first_tokens = position.tokens;

@@ -43,11 +43,6 @@ namespace {
 
 constexpr int64_t kPiece = int64_t{1} << 16;
 
-float* reserve(Buffer& buffer, int64_t count) {
-  buffer.reserve(static_cast<size_t>(count) * sizeof(float));
-  return buffer.as<float>();
-}
-
 // One forward pass of a batch: its spans and tokens, of the main layers or of an MTP depth.
 struct Pass {
   std::vector<int32_t> tokens;  // embedded
@@ -166,7 +161,7 @@ struct Run {
     } else {
       // The rows of the pass before without the last position of each sequence.
       const int64_t length = batch.length - depth;
-      float* previous = reserve(ws.d_rows, pass.rows() * hidden);
+      float* previous = reserve<float>(ws.d_rows, pass.rows() * hidden);
       const auto* from = ws.hidden[static_cast<size_t>(depth) - 1].as<float>();
       for (int64_t b = 0; b < batch.sequences; ++b) {
         copy_rows(from + b * (length + 1) * hidden, length, hidden, previous + b * length * hidden, team);
@@ -176,9 +171,9 @@ struct Run {
       weight = options.mtp_loss_weight / static_cast<double>(depths);
     }
     const auto index = static_cast<size_t>(depth);
-    copy_rows(ws.forward.normed.as<float>(), pass.rows(), hidden, reserve(ws.hidden[index], pass.rows() * hidden),
-              team);
-    float* d_hidden = backward ? reserve(ws.d_hidden[index], pass.rows() * hidden) : nullptr;
+    copy_rows(ws.forward.normed.as<float>(), pass.rows(), hidden,
+              reserve<float>(ws.hidden[index], pass.rows() * hidden), team);
+    float* d_hidden = backward ? reserve<float>(ws.d_hidden[index], pass.rows() * hidden) : nullptr;
     const auto factor = static_cast<float>(options.scale * weight / positions);
     return head_loss(context, *head, pass.labels, factor, ws.forward, d_hidden, ws.head, ws.layers.products, team) /
            positions;
@@ -213,8 +208,8 @@ struct Run {
   // Both halves of the norm in front of a head; leaves the gradient of the residual stream in ws.dx.
   void final_norm_backward(const KeptRows& x, const TensorView& gain, int64_t depth, int64_t rows) {
     const auto* dy = ws.d_hidden[static_cast<size_t>(depth)].as<float>();
-    norm_input_gradient(x.f32_row(0), hidden, gain, dy, rows, hidden, eps(), false, reserve(ws.dx, rows * hidden),
-                        hidden, team);
+    norm_input_gradient(x.f32_row(0), hidden, gain, dy, rows, hidden, eps(), false,
+                        reserve<float>(ws.dx, rows * hidden), hidden, team);
     norm_weight_gradient(x.f32_row(0), hidden, dy, rows, hidden, eps(), context.gradient(gain), ws.layers.factors,
                          team);
   }
@@ -237,14 +232,14 @@ struct Run {
     layer_backward(layer, pass);
 
     // eh_proj on [enorm(embedding); hnorm(previous)].
-    float* input = reserve(ws.mtp_input, rows * 2 * hidden);
-    float* embedding = reserve(ws.embedding, rows * hidden);
+    float* input = reserve<float>(ws.mtp_input, rows * 2 * hidden);
+    float* embedding = reserve<float>(ws.embedding, rows * hidden);
     team.parallel_for(rows, [&](int64_t t, int) {
       convert_row_to_f32(weights.embed_tokens, pass.tokens[static_cast<size_t>(t)], embedding + t * hidden);
       rms_norm(embedding + t * hidden, hidden, weights.enorm, eps(), input + t * 2 * hidden);
       rms_norm(kept.previous.f32_row(t), hidden, weights.hnorm, eps(), input + (t * 2 + 1) * hidden);
     });
-    float* d_input = reserve(ws.d_mtp_input, rows * 2 * hidden);
+    float* d_input = reserve<float>(ws.d_mtp_input, rows * 2 * hidden);
     linear_input_gradient(ws.dx.as<float>(), rows, context.turned(weights.eh_proj), context.other_rounding(), false,
                           d_input, ws.layers.products, team);
     const WeightGradientJob job{{DType::f32, ws.dx.as<float>(), hidden, hidden},
@@ -254,13 +249,13 @@ struct Run {
                                 context.other_form()};
     linear_weight_gradients({&job, 1}, ws.layers.products, team);
 
-    float* d_embedding = reserve(ws.d_embedding_half, rows * hidden);
-    float* d_previous = reserve(ws.d_hidden_half, rows * hidden);
+    float* d_embedding = reserve<float>(ws.d_embedding_half, rows * hidden);
+    float* d_previous = reserve<float>(ws.d_hidden_half, rows * hidden);
     team.parallel_for(rows, [&](int64_t t, int) {
       std::copy_n(d_input + t * 2 * hidden, hidden, d_embedding + t * hidden);
       std::copy_n(d_input + (t * 2 + 1) * hidden, hidden, d_previous + t * hidden);
     });
-    float* d_rows = reserve(ws.d_rows, rows * hidden);
+    float* d_rows = reserve<float>(ws.d_rows, rows * hidden);
     const auto both_halves = [&](const float* x, const TensorView& gain, const float* dy) {
       norm_input_gradient(x, hidden, gain, dy, rows, hidden, eps(), false, d_rows, hidden, team);
       norm_weight_gradient(x, hidden, dy, rows, hidden, eps(), context.gradient(gain), ws.layers.factors, team);

@@ -1,8 +1,9 @@
 #include "kernels/cpu/attention_generic.h"
 
 #if defined(__AVX512BF16__)
-#include <cstring>
 #include <vector>
+
+#include "kernels/cpu/bf16_avx512.h"
 
 namespace fathom {
 namespace {
@@ -21,17 +22,6 @@ constexpr int64_t kPairs = kPagePositions / 2;
 // Pairs of key columns of one pass over the positions: 64 queries' take 24 KB, which stays in the first-level cache
 // while the keys pass. The sums wait in memory between passes, which changes no bit.
 constexpr int64_t kColumnPairs = 96;
-
-inline __m512bh as_bf16(__m512i v) {
-  return reinterpret_cast<__m512bh>(v);
-}
-
-// Two neighbouring BF16 elements in every lane.
-inline __m512bh broadcast_pair(const uint16_t* p) {
-  int32_t bits;
-  std::memcpy(&bits, p, sizeof(bits));
-  return as_bf16(_mm512_set1_epi32(bits));
-}
 
 // Tile sizes: as many sums as hide the latency of a dot product (at least 16) and fit the registers.
 template <int C>

@@ -6,15 +6,13 @@
 #include <immintrin.h>
 
 #include "base/buffer.h"
-#include "kernels/bf16_panels.h"
-#include "kernels/cpu/bf16_panels_avx512.h"
 #include "kernels/cpu/e4m3_avx512.h"
 
 namespace fathom {
 namespace {
 
 // Columns of a block of the sum: eighteen tokens of them (36 KB) stay in the first-level cache while rows pass.
-constexpr int64_t kBlockCols = kBf16BlockCols;
+constexpr int64_t kBlockCols = 1024;
 
 // Tables of the casts of one row of blocks of scales.
 class CastTables {
@@ -274,9 +272,6 @@ constexpr Cut kManyTokens{64, 32};
 // Where the second cut is the better one.
 constexpr int64_t kManyFrom = 48;
 
-// From here on a block is worth being laid out as a panel first.
-constexpr int64_t kPanelsFrom = 192;
-
 // Row stride of a block of weights in BF16: not a multiple of 4 KB, so that the rows fall on different sets of the
 // cache.
 constexpr int64_t kCastStride = kBlockCols + 32;
@@ -284,11 +279,6 @@ struct alignas(64) CastBlock {
   uint16_t values[kManyTokens.rows * kCastStride];
 };
 thread_local CastBlock cast_block;
-// The same block laid out as a panel (see bf16_panels.h).
-struct alignas(64) PanelBlock {
-  uint16_t values[kBf16PanelRows * kBlockCols];
-};
-thread_local PanelBlock panel_block;
 
 // Rows [row, end) and columns [begin, stop) of FP8 weights as BF16, four rows at a time so that they share the tables.
 void cast_rows(const Weight& w, int64_t row, int64_t end, int64_t begin, int64_t stop, uint16_t* out) {
@@ -349,20 +339,6 @@ void block_products(const Weight& w, int64_t row_begin, int64_t row_end, const u
           block.data = reinterpret_cast<const std::byte*>(cast_block.values) - 2 * begin;
           block.row_stride = kCastStride;
         }
-        if (T >= kPanelsFrom && rows == kBf16PanelRows && (stop - begin) % 32 == 0) {
-          const auto* values = reinterpret_cast<const uint16_t*>(block.data) + begin;
-          make_bf16_panel_block_avx512(values, block.row_stride, stop - begin, panel_block.values);
-          const int64_t t = groups.first(first);
-          const int64_t count = groups.first(last) - t;
-          const uint16_t* xs[kMostTokens];
-          float* ys[kMostTokens];
-          for (int64_t i = 0; i < count; ++i) {
-            xs[i] = x[t + i] + begin;
-            ys[i] = y[t + i] + (row - row_begin);
-          }
-          bf16_panel_block_avx512(panel_block.values, stop - begin, xs, count, ys, begin == 0);
-          continue;
-        }
         const bool more_rows = row + rows < row_end;
         const int64_t next_row = more_rows ? row + rows : row_begin;
         const int64_t next_begin = more_rows || last < groups.count ? begin : stop;
@@ -400,19 +376,6 @@ void products(const Weight& w, int64_t row_begin, int64_t row_end, const uint16_
 
 void bf16_rows_avx512(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
                       int64_t row_end, float* y, int64_t y_stride) {
-  if (w.panels != nullptr && T > kStreamTokens) {
-    const int64_t begin = (row_begin + kBf16PanelRows - 1) / kBf16PanelRows * kBf16PanelRows;
-    const int64_t end = row_end / kBf16PanelRows * kBf16PanelRows;
-    if (begin < end) {
-      Weight plain = w;
-      plain.panels = nullptr;
-      bf16_rows_avx512(x, row_index, T, plain, row_begin, begin, y, y_stride);
-      bf16_panel_rows_avx512(x, row_index, T, w, begin, end, y + (begin - row_begin), y_stride);
-      bf16_rows_avx512(x, row_index, T, plain, end, row_end, y + (end - row_begin), y_stride);
-      return;
-    }
-  }
-  if (row_begin == row_end) return;
   const bool fp8 = w.dtype == DType::f8_e4m3;
   cast_tables.forget();
   for (int64_t t0 = 0; t0 < T; t0 += kMostTokens) {

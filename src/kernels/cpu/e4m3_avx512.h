@@ -4,12 +4,10 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/bf16_avx512.h"
+
 namespace fathom {
 namespace {
-
-inline __m512bh as_bf16(__m512i v) {
-  return reinterpret_cast<__m512bh>(v);
-}
 
 // A table gives the BF16 value of each of the 128 magnitudes: the low bytes, then the high bytes.
 constexpr int64_t kE4m3TableBytes = 256;

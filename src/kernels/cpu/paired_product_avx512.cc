@@ -1,10 +1,11 @@
 #include "kernels/cpu/paired_product_avx512.h"
 
 #include <algorithm>
-#include <cstring>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+
+#include "kernels/cpu/bf16_avx512.h"
 
 namespace fathom {
 namespace {
@@ -20,10 +21,6 @@ struct alignas(64) RightBlock {
   float scales[kCols];
 };
 thread_local RightBlock right_block;
-
-inline __m512bh as_bf16(__m512i bits) {
-  return reinterpret_cast<__m512bh>(bits);
-}
 
 // What a tile meets: left rows with their scales, and where their sums go.
 struct TileRows {
@@ -53,9 +50,7 @@ void tile(const TileRows& rows, int64_t pair_stride, const uint16_t* block, cons
     for (int v = 0; v < V; ++v) right[v] = as_bf16(_mm512_load_si512(block + p * kCols * 2 + 32 * v));
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
-      int32_t pair;
-      std::memcpy(&pair, rows.left[r] + p * pair_stride, sizeof(pair));
-      const __m512bh value = as_bf16(_mm512_set1_epi32(pair));
+      const __m512bh value = broadcast_pair(rows.left[r] + p * pair_stride);
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], right[v], value);
     }
