@@ -343,8 +343,8 @@ TEST(Training, MemoryIsPlannedFromShapes) {
     EXPECT_EQ(memory.masters, state.parameters.masters.bytes());
     EXPECT_EQ(memory.gradients, state.parameters.gradients.bytes());
     EXPECT_EQ(memory.moments, state.moments.first.bytes() + state.moments.second.bytes());
-    EXPECT_EQ(memory.compute_copies, copies.plain.bytes() + copies.turned.bytes() +
-                                         copies.codes.bytes() + copies.codes_turned.bytes() + copies.scale.bytes() +
+    EXPECT_EQ(memory.compute_copies, copies.plain.bytes() + copies.turned.bytes() + copies.codes.bytes() +
+                                         copies.codes_turned.bytes() + copies.scale.bytes() +
                                          copies.scale_turned.bytes());
     EXPECT_GT(memory.workspace, 0u);
     EXPECT_EQ(memory.tape, tape_bytes(config, 128, compute == ComputeMode::bf16 ? DType::bf16 : DType::f32));
