@@ -3,6 +3,10 @@
 # Says nothing and needs no network when nothing is missing.
 set -euo pipefail
 
+if (($# == 0)); then
+  echo 'Usage: setup-debian.sh GROUP... (build, lint)' >&2
+  exit 2
+fi
 packages=()
 for group in "$@"; do
   case "$group" in

@@ -4,7 +4,7 @@
 # Usage: train-fathom-tiny.sh [--install]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-fathom=build/fathom
+fathom=${FATHOM:-build/fathom}
 runs=runs/fathom-tiny
 mkdir -p "$runs"
 

@@ -57,10 +57,10 @@ int64_t draw_filler(Random& random, int64_t longest) {
   return random.between(low, std::max(low, std::min(2 * low, longest)));
 }
 
-// Half of them are dense, many facts and all of them asked: looking something up is learned from having to do it often.
+// Most of them are dense, many facts and all of them asked: looking something up is learned from having to do it often.
 Document retrieval_document(Random& random, const DocumentOptions& options) {
   Document document;
-  const bool dense = random.chance(0.5);
+  const bool dense = random.chance(0.75);
   const int64_t words = dense ? random.between(0, 40) : draw_filler(random, options.longest_retrieval_words);
   const RetrievalTask task = retrieval_task(random, "", false, words, dense ? random.between(4, 10) : 0);
   std::vector<Exercise> asked = task.exercises;
@@ -133,9 +133,9 @@ struct KindName {
   std::string_view name;
   size_t weight;  // of 100 documents
 };
-constexpr std::array<KindName, 6> kinds = {{{DocumentKind::story, "story", 32},
-                                            {DocumentKind::arithmetic, "arithmetic", 22},
-                                            {DocumentKind::retrieval, "retrieval", 16},
+constexpr std::array<KindName, 6> kinds = {{{DocumentKind::story, "story", 28},
+                                            {DocumentKind::arithmetic, "arithmetic", 20},
+                                            {DocumentKind::retrieval, "retrieval", 22},
                                             {DocumentKind::list, "list", 12},
                                             {DocumentKind::code, "code", 7},
                                             {DocumentKind::dialogue, "dialogue", 11}}};

@@ -85,7 +85,7 @@ std::string_view arithmetic_name(Arithmetic kind) {
 }
 
 double MachineLimits::ops_per_s(Arithmetic kind) const {
-  if (kind == Arithmetic::bf16 && bf16_ops_per_s > 0) return bf16_ops_per_s;
+  if (kind == Arithmetic::bf16) return std::max(bf16_ops_per_s, f32_ops_per_s);
   if (kind == Arithmetic::int8 && int8_ops_per_s > 0) return int8_ops_per_s;
   return f32_ops_per_s;
 }
@@ -130,6 +130,14 @@ double measure_arithmetic(ThreadTeam& team, Arithmetic kind) {
       return rate(team, kernels.int8, kernels.int8_ops);
   }
   return 0;
+}
+
+double measure_ceiling(ThreadTeam& team, Arithmetic kind) {
+  MachineLimits limits;
+  limits.f32_ops_per_s = measure_arithmetic(team, Arithmetic::f32);
+  limits.bf16_ops_per_s = kind == Arithmetic::bf16 ? measure_arithmetic(team, kind) : 0;
+  limits.int8_ops_per_s = kind == Arithmetic::int8 ? measure_arithmetic(team, kind) : 0;
+  return limits.ops_per_s(kind);
 }
 
 MachineLimits measure_limits(ThreadTeam& team, ReadBandwidth& bandwidth) {

@@ -21,7 +21,7 @@ struct MachineLimits {
   double int8_ops_per_s = 0;    ///< INT8 dot products; 0 where the instruction set has none
 
   /// The ceiling of a kind; of float32 where the instruction set has no instruction of that kind, for then the kernels
-  /// have none either.
+  /// have none either. Products of BF16 can be taken in float32 as well: the faster of the two is theirs.
   double ops_per_s(Arithmetic kind) const;
 };
 
@@ -47,6 +47,9 @@ class ReadBandwidth {
 
 /// Operations per second of one kind, the best of three loops of about 2 ms; 0 where the instruction set has none.
 double measure_arithmetic(ThreadTeam& team, Arithmetic kind);
+
+/// The ceiling of a kind at this moment, as MachineLimits::ops_per_s.
+double measure_ceiling(ThreadTeam& team, Arithmetic kind);
 
 /// All ceilings of this moment, about 40 ms.
 MachineLimits measure_limits(ThreadTeam& team, ReadBandwidth& bandwidth);

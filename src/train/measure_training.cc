@@ -17,8 +17,7 @@ double seconds_since(Clock::time_point begin) {
 }
 
 double peak(ThreadTeam& team) {
-  const double bf16 = measure_arithmetic(team, Arithmetic::bf16);
-  return bf16 > 0 ? bf16 : measure_arithmetic(team, Arithmetic::f32);
+  return measure_ceiling(team, Arithmetic::bf16);
 }
 
 }  // namespace

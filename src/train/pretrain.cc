@@ -363,7 +363,7 @@ struct Run {
     report.load_violation = load_violations(report.losses.tokens_per_expert);
     report.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     report.tokens_per_second = static_cast<double>(sequences * dataset.sequence_length()) / report.seconds;
-    if (peak == 0 || position.step % kPeakEvery == 0) peak = measure_arithmetic(team, Arithmetic::bf16);
+    if (peak == 0 || position.step % kPeakEvery == 0) peak = measure_ceiling(team, Arithmetic::bf16);
     if (peak > 0) {
       const double operations = training_operations(recipe.model, sequences, dataset.sequence_length());
       report.fraction_of_peak = operations / report.seconds / peak;

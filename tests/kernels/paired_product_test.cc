@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/number_formats.h"
+#include "support/isa_guard.h"
 
 namespace fathom {
 namespace {
@@ -122,6 +123,46 @@ TEST(PairedProduct, ScaledAgreesWithAPlainSum) {
           ASSERT_NEAR(added[at], sum + 0.5, 1e-6 * (magnitude + 0.5)) << "row " << r << " column " << n;
         }
       }
+    }
+  }
+}
+
+// Multiplied by the instruction or widened to float32: the same bits, whatever the layout of the left side, subnormals
+// among the values.
+TEST(PairedProduct, EveryWayToMultiplyGivesTheSameBits) {
+  if (!has_paired_product()) GTEST_SKIP() << "this machine has no paired products";
+  if (active_bf16_dot() != Bf16Dot::fma) GTEST_SKIP() << "this machine multiplies by the instruction alone";
+  const int64_t rows = 13;
+  const int64_t K = 300;
+  const int64_t N = 150;
+  const int64_t pairs = K / 2;
+  std::vector<float> values = random_values(rows * K, 1);
+  for (size_t i = 0; i < values.size(); i += 7) values[i] *= 1e-38f;
+  std::vector<uint16_t> left(values.size());
+  for (size_t i = 0; i < left.size(); ++i) left[i] = f32_to_bf16(values[i]);
+  const std::vector<float> right = random_values(K * N, 2);
+  std::vector<uint16_t> right_pairs(static_cast<size_t>(K * N));
+  pair_rows(DType::f32, right.data(), N, nullptr, K, N, 0, pairs, right_pairs.data());
+  const std::vector<float> scales = random_values(rows * 3 + 3 * N, 3);
+  const PairedScales scale{scales.data(), 3, 1, scales.data() + rows * 3, N, 1};
+  std::vector<int32_t> index;
+  for (int32_t r = 0; r < rows; ++r) index.push_back(r * 5 % 13);
+  // Rows in order and picked, pairs of neighbouring columns, pairs that lie further apart.
+  const PairedLeft layouts[] = {{left.data(), K, 2, nullptr},
+                                {left.data(), K, 2, index.data()},
+                                {left.data(), 2, 2 * rows, nullptr},
+                                {left.data(), 2, 2 * rows, index.data()}};
+  for (const PairedLeft& from : layouts) {
+    for (const bool scaled : {false, true}) {
+      const auto run = [&](Bf16Dot dot) {
+        const Bf16DotGuard guard(dot);
+        std::vector<float> y(static_cast<size_t>(rows * N), 0.5f);
+        scaled
+            ? scaled_paired_product(from, scale, rows, right_pairs.data(), N, pairs, 3, N, y.data(), N, nullptr, true)
+            : paired_product(from, rows, right_pairs.data(), N, pairs, 3, N, y.data(), N, nullptr, true);
+        return y;
+      };
+      EXPECT_EQ(run(Bf16Dot::instruction), run(Bf16Dot::fma)) << "scaled " << scaled;
     }
   }
 }

@@ -11,11 +11,52 @@ inline __m512bh as_bf16(__m512i bits) {
   return reinterpret_cast<__m512bh>(bits);
 }
 
+// The odd and the even BF16 of a register as float32: what Bf16Dot::fma multiplies, odd ones first.
+inline __m512 odd_values(__m512i bits) {
+  return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+inline __m512 even_values(__m512i bits) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
+// Reads and writes subnormal float32 as 0, as VDPBF16PS does, while it lives.
+class FlushSubnormals {
+ public:
+  FlushSubnormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+  ~FlushSubnormals() { _mm_setcsr(before_); }
+  FlushSubnormals(const FlushSubnormals&) = delete;
+  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
+
+ private:
+  unsigned before_;
+};
+
 // The pair of BF16 at p in every lane.
 inline __m512bh broadcast_pair(const uint16_t* p) {
   int32_t bits;
   std::memcpy(&bits, p, sizeof(bits));
   return as_bf16(_mm512_set1_epi32(bits));
+}
+
+// Columns of a row as float32, of each 32 the odd ones first; behind the last one zeros up to a multiple of 32.
+inline void widen(const uint16_t* x, int64_t cols, float* out) {
+  const auto put = [&](__m512i bits, int64_t k) {
+    _mm512_store_ps(out + k, odd_values(bits));
+    _mm512_store_ps(out + k + 16, even_values(bits));
+  };
+  int64_t k = 0;
+  for (; k + 32 <= cols; k += 32) put(_mm512_loadu_si512(x + k), k);
+  if (k < cols) put(_mm512_maskz_loadu_epi16((__mmask32{1} << (cols - k)) - 1, x + k), k);
+}
+
+// The sums of four registers as 8 + 8, 4 + 4, 2 + 2, 1 + 1 lanes, side by side.
+inline __m128 sum4(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+  __m512 all = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  all = _mm512_add_ps(all, _mm512_permute_ps(all, 0x4e));
+  all = _mm512_add_ps(all, _mm512_permute_ps(all, 0xb1));
+  return _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, all));
 }
 
 }  // namespace

@@ -6,7 +6,9 @@
 #include <immintrin.h>
 
 #include "base/buffer.h"
+#include "kernels/cpu/bf16_avx512.h"
 #include "kernels/cpu/e4m3_avx512.h"
+#include "kernels/cpu/isa.h"
 
 namespace fathom {
 namespace {
@@ -37,16 +39,6 @@ class CastTables {
 };
 
 thread_local CastTables cast_tables;
-
-// The sums of four registers in the documented order, side by side.
-inline __m128 sum4(__m512 a, __m512 b, __m512 c, __m512 d) {
-  const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-  const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
-  __m512 all = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
-  all = _mm512_add_ps(all, _mm512_permute_ps(all, 0x4e));
-  all = _mm512_add_ps(all, _mm512_permute_ps(all, 0xb1));
-  return _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, all));
-}
 
 // How far ahead of each run of rows the next bytes are asked for. Four runs are 8 KB in flight; with FP8 in a mapped
 // file 1 KB gives 92 % of a streaming read, 2 KB 98 to 101 %, 4 KB 90 to 97 %.
@@ -165,7 +157,24 @@ inline void add_products_bf16(const TileRows<R>& rows, const uint16_t* const* x,
   }
 }
 
-// Block [begin, end) of the sum of R rows and N tokens: put into y (the first block) or added to it.
+// Puts the sums of a block of columns into y (the first block, `begin` = 0) or adds them to it.
+template <int R, int N>
+inline void finish_tile(const __m512 (&sums)[R][N], int64_t begin, int64_t spacing, float* const* y, int64_t y_row) {
+#pragma GCC unroll 6
+  for (int t = 0; t < N; ++t) {
+    const __m128 block = sum4(sums[0][t], sums[1 % R][t], sums[2 % R][t], sums[3 % R][t]);
+    float* out = y[t] + y_row;
+    if (R == 4 && spacing == 1) {
+      _mm_storeu_ps(out, begin == 0 ? block : _mm_add_ps(_mm_loadu_ps(out), block));
+    } else {
+      alignas(16) float part[4];
+      _mm_store_ps(part, block);
+      for (int r = 0; r < R; ++r) out[r * spacing] = begin == 0 ? part[r] : out[r * spacing] + part[r];
+    }
+  }
+}
+
+// Block [begin, end) of the sum of R rows and N tokens.
 template <bool kFp8, int R, int N>
 void tile(const Weight& w, const uint8_t* tables, int64_t row, int64_t spacing, const uint16_t* const* x, int64_t begin,
           int64_t end, const Ahead& ahead, float* const* y, int64_t y_row) {
@@ -183,18 +192,7 @@ void tile(const Weight& w, const uint8_t* tables, int64_t row, int64_t spacing, 
   } else {
     add_products_bf16<R, N>(rows, x, begin, end, ahead, sums);
   }
-#pragma GCC unroll 6
-  for (int t = 0; t < N; ++t) {
-    const __m128 block = sum4(sums[0][t], sums[1 % R][t], sums[2 % R][t], sums[3 % R][t]);
-    float* out = y[t] + y_row;
-    if (R == 4 && spacing == 1) {
-      _mm_storeu_ps(out, begin == 0 ? block : _mm_add_ps(_mm_loadu_ps(out), block));
-    } else {
-      alignas(16) float part[4];
-      _mm_store_ps(part, block);
-      for (int r = 0; r < R; ++r) out[r * spacing] = begin == 0 ? part[r] : out[r * spacing] + part[r];
-    }
-  }
+  finish_tile<R, N>(sums, begin, spacing, y, y_row);
 }
 
 using Tile = void (*)(const Weight& w, const uint8_t* tables, int64_t row, int64_t spacing, const uint16_t* const* x,
@@ -315,6 +313,129 @@ void cast_rows(const Weight& w, int64_t row, int64_t end, int64_t begin, int64_t
   }
 }
 
+// ---- Bf16Dot::fma ----
+//
+// Both sides of a block are widened first, 32 columns to 16 odd and 16 even ones as float32, so that the tile itself
+// only loads and multiplies.
+
+// Row stride of a widened block, in floats: 64 bytes more than a multiple of 4 KB.
+constexpr int64_t kWideStride = kBlockCols + 16;
+struct alignas(64) WideBlock {
+  float weights[kManyTokens.rows * kWideStride];
+  float tokens[kTileTokens<false> * kWideStride];
+};
+thread_local WideBlock wide_block;
+
+// Two runs of memory that a tile asks for while it multiplies, `step` bytes for each of its first and of its second
+// half of columns.
+struct WideAhead {
+  const char* run[2] = {nullptr, nullptr};
+  int64_t step = 0;
+};
+
+template <int R, int N>
+void wide_tile(const float* weights, const float* tokens, int64_t cols, const WideAhead& ahead, int64_t begin,
+               float* const* y, int64_t y_row) {
+  __m512 sums[R][N];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 6
+    for (int t = 0; t < N; ++t) sums[r][t] = _mm512_setzero_ps();
+  }
+  int64_t k = 0;
+  for (int half = 0; half < 2; ++half) {
+    const char* line = ahead.run[half];
+    for (const int64_t end = half == 0 ? cols / 2 : cols; k < end; k += 16, line += ahead.step) {
+      _mm_prefetch(line, _MM_HINT_T0);
+      __m512 values[R];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) values[r] = _mm512_load_ps(weights + r * kWideStride + k);
+#pragma GCC unroll 6
+      for (int t = 0; t < N; ++t) {
+        const __m512 xs = _mm512_load_ps(tokens + t * kWideStride + k);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) sums[r][t] = _mm512_fmadd_ps(values[r], xs, sums[r][t]);
+      }
+    }
+  }
+  finish_tile<R, N>(sums, begin, 1, y, y_row);
+}
+
+using WideTile = void (*)(const float* weights, const float* tokens, int64_t cols, const WideAhead& ahead,
+                          int64_t begin, float* const* y, int64_t y_row);
+template <int R>
+constexpr WideTile kWideTileOf[] = {nullptr,         wide_tile<R, 1>, wide_tile<R, 2>, wide_tile<R, 3>,
+                                    wide_tile<R, 4>, wide_tile<R, 5>, wide_tile<R, 6>};
+
+template <bool kFp8>
+void wide_products(const Weight& w, int64_t row_begin, int64_t row_end, const uint16_t* const* x, int64_t T,
+                   float* const* y) {
+  const FlushSubnormals flush;
+  constexpr int64_t kElement = kFp8 ? 1 : 2;
+  const int64_t K = w.cols;
+  const Groups groups(T, kTileTokens<false>);
+  const Cut cut = kManyTokens;
+  for (int64_t begin = 0; begin < K; begin += kBlockCols) {
+    const int64_t stop = std::min(K, begin + kBlockCols);
+    const int64_t cols = (stop - begin + 31) / 32 * 32;
+    for (int64_t first = 0; first < groups.count; first += cut.groups) {
+      const int64_t last = std::min(first + cut.groups, groups.count);
+      for (int64_t row = row_begin; row < row_end; row += cut.rows) {
+        const int64_t rows = std::min(cut.rows, row_end - row);
+        if (kFp8) cast_rows(w, row, row + rows, begin, stop, cast_block.values);
+        for (int64_t r = 0; r < rows; ++r) {
+          const auto* from =
+              kFp8 ? cast_block.values + r * kCastStride : reinterpret_cast<const uint16_t*>(w.row(row + r)) + begin;
+          widen(from, stop - begin, wide_block.weights + r * kWideStride);
+        }
+        // Asked for meanwhile: the next group's tokens, then the rows of the next block of weights.
+        const bool more_rows = row + rows < row_end;
+        const int64_t next_row = more_rows ? row + rows : row_begin;
+        const int64_t next_begin = more_rows || last < groups.count ? begin : stop;
+        const int64_t next_rows = next_begin < K ? std::min(cut.rows, row_end - next_row) : 0;
+        int64_t asked_rows = 0;
+        for (int64_t g = first; g < last; ++g) {
+          const int64_t t = groups.first(g);
+          const int64_t n = groups.size(g);
+          for (int64_t i = 0; i < n; ++i) widen(x[t + i] + begin, stop - begin, wide_block.tokens + i * kWideStride);
+          const int64_t next_t = g + 1 < last ? t + n : T;
+          const int64_t next_n = g + 1 < last ? groups.size(g + 1) : 0;
+          int64_t asked_tokens = 0;
+          const auto next_ahead = [&] {
+            WideAhead ahead;
+            if (asked_tokens < next_n) {
+              ahead.step = 64;
+              for (int half = 0; half < 2; ++half, ++asked_tokens) {
+                ahead.run[half] = reinterpret_cast<const char*>(x[std::min(next_t + asked_tokens, T - 1)] + begin);
+              }
+            } else if (asked_rows < next_rows) {
+              ahead.step = 32 * kElement;
+              for (int half = 0; half < 2; ++half, ++asked_rows) {
+                const int64_t r = next_row + std::min(asked_rows, next_rows - 1);
+                ahead.run[half] = reinterpret_cast<const char*>(w.row(r)) + next_begin * kElement;
+              }
+            } else {
+              ahead.run[0] = ahead.run[1] = reinterpret_cast<const char*>(wide_block.tokens);
+            }
+            return ahead;
+          };
+          int64_t r = 0;
+          for (; r + 4 <= rows; r += 4) {
+            kWideTileOf<4>[n](wide_block.weights + r * kWideStride, wide_block.tokens, cols, next_ahead(), begin, y + t,
+                              row - row_begin + r);
+          }
+          for (; r < rows; ++r) {
+            kWideTileOf<1>[n](wide_block.weights + r * kWideStride, wide_block.tokens, cols, next_ahead(), begin, y + t,
+                              row - row_begin + r);
+          }
+        }
+      }
+    }
+  }
+}
+
+// ---- Bf16Dot::instruction ----
+
 // More than a few tokens: a block of rows and columns, FP8 brought to BF16 first, meets some groups of tokens. The
 // first tiles ask for the rows that come next.
 template <bool kFp8>
@@ -368,8 +489,13 @@ void block_products(const Weight& w, int64_t row_begin, int64_t row_end, const u
 template <bool kFp8>
 void products(const Weight& w, int64_t row_begin, int64_t row_end, const uint16_t* const* x, int64_t T,
               float* const* y) {
-  T <= kStreamTokens ? stream_products<kFp8>(w, row_begin, row_end, x, T, y)
-                     : block_products<kFp8>(w, row_begin, row_end, x, T, y);
+  if (T <= kStreamTokens) {
+    stream_products<kFp8>(w, row_begin, row_end, x, T, y);
+  } else if (active_bf16_dot() == Bf16Dot::fma) {
+    wide_products<kFp8>(w, row_begin, row_end, x, T, y);
+  } else {
+    block_products<kFp8>(w, row_begin, row_end, x, T, y);
+  }
 }
 
 }  // namespace

@@ -24,7 +24,24 @@ std::atomic<Isa>& chosen() {
   return isa;
 }
 
+std::atomic<Bf16Dot>& chosen_dot() {
+#if defined(__x86_64__)
+  static std::atomic<Bf16Dot> dot = __builtin_cpu_is("intel") ? Bf16Dot::fma : Bf16Dot::instruction;
+#else
+  static std::atomic<Bf16Dot> dot = Bf16Dot::instruction;
+#endif
+  return dot;
+}
+
 }  // namespace
+
+Bf16Dot active_bf16_dot() {
+  return chosen_dot().load(std::memory_order_relaxed);
+}
+
+void set_active_bf16_dot(Bf16Dot dot) {
+  chosen_dot().store(dot, std::memory_order_relaxed);
+}
 
 Isa machine_isa() {
 #if defined(__x86_64__)

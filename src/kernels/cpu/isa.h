@@ -15,6 +15,17 @@ enum class Isa {
 Isa active_isa();
 std::string_view isa_name(Isa isa);
 
+/// How kernels of Isa::avx512 multiply BF16. Both give the same bits on Intel's cores, where few tokens meet the
+/// instruction and many are multiplied the other way: the instruction is two fused multiply-adds, the odd
+/// element's first, that read and write subnormals as 0.
+enum class Bf16Dot {
+  instruction,  ///< VDPBF16PS: twice the rate of float32 on Zen 4
+  fma,          ///< of values widened to float32: on Intel's cores the instruction has half the rate of these
+};
+Bf16Dot active_bf16_dot();
+/// For tests and comparisons, as set_active_isa.
+void set_active_bf16_dot(Bf16Dot dot);
+
 /// For tests: runs what follows on another instruction set, not better than the machine's. Not while kernels run.
 void set_active_isa(Isa isa);
 Isa machine_isa();

@@ -5,7 +5,9 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "base/number_formats.h"
 #include "kernels/cpu/bf16_avx512.h"
+#include "kernels/cpu/isa.h"
 
 namespace fathom {
 namespace {
@@ -69,6 +71,131 @@ void tile(const TileRows& rows, int64_t pair_stride, const uint16_t* block, cons
     }
   }
 }
+
+// ---- Bf16Dot::fma ----
+//
+// Both sides are widened to float32 first. A block holds for each pair its columns' odd values, then their even ones; a
+// left tile the same of its rows, or of each row for all pairs.
+
+// Left rows that are widened together, two tiles of them: of neighbours a line of memory holds sixteen.
+constexpr int64_t kLeftRows = 2 * kRows;
+
+struct alignas(64) WideBlock {
+  float right[kGroupPairs * kCols * 2];
+  float left[kGroupPairs * 32];
+};
+thread_local WideBlock wide_block;
+
+void widen_block(const uint16_t* right, int64_t right_cols, int64_t pairs, int64_t cols) {
+  float* out = wide_block.right;
+  for (int64_t p = 0; p < pairs; ++p, right += right_cols * 2, out += kCols * 2) {
+    for (int64_t c = 0; c < cols; c += 16) {
+      const auto mask = static_cast<__mmask16>(cols - c >= 16 ? 0xffff : (1u << (cols - c)) - 1);
+      const __m512i bits = _mm512_maskz_loadu_epi32(mask, right + 2 * c);
+      _mm512_store_ps(out + c, odd_values(bits));
+      _mm512_store_ps(out + kCols + c, even_values(bits));
+    }
+  }
+}
+
+// Where a widened left value lies: row r, pair p at first + r · row + p · pair; its even value `even` further.
+struct WideLeft {
+  const float* first;
+  int64_t row, pair, even;
+};
+
+WideLeft widen_left(const uint16_t* const* left, int64_t n, int64_t pair_stride, int64_t pairs) {
+  float* out = wide_block.left;
+  bool neighbours = true;
+  for (int64_t r = 1; r < n; ++r) neighbours = neighbours && left[r] == left[0] + 2 * r;
+  if (neighbours) {
+    const auto mask = static_cast<__mmask16>((1u << n) - 1);
+    for (int64_t p = 0; p < pairs; ++p) {
+      const __m512i bits = _mm512_maskz_loadu_epi32(mask, left[0] + p * pair_stride);
+      _mm512_store_ps(out + 32 * p, odd_values(bits));
+      _mm512_store_ps(out + 32 * p + 16, even_values(bits));
+    }
+    return {out, 1, 32, 16};
+  }
+  constexpr int64_t kEven = kLeftRows * kGroupPairs;
+  for (int64_t r = 0; r < n; ++r, out += kGroupPairs) {
+    if (pair_stride == 2) {
+      for (int64_t p = 0; p < pairs; p += 16) {
+        const auto mask = static_cast<__mmask16>(pairs - p >= 16 ? 0xffff : (1u << (pairs - p)) - 1);
+        const __m512i bits = _mm512_maskz_loadu_epi32(mask, left[r] + 2 * p);
+        _mm512_store_ps(out + p, odd_values(bits));
+        _mm512_store_ps(out + kEven + p, even_values(bits));
+      }
+    } else {
+      for (int64_t p = 0; p < pairs; ++p) {
+        out[kEven + p] = bf16_to_f32(left[r][p * pair_stride]);
+        out[p] = bf16_to_f32(left[r][p * pair_stride + 1]);
+      }
+    }
+  }
+  return {wide_block.left, kGroupPairs, 1, kEven};
+}
+
+template <bool scaled, int R, int V>
+void wide_tile(const TileRows& rows, const WideLeft& left, const float* scales, int64_t pairs, __mmask16 mask,
+               bool add) {
+  const FlushSubnormals flush;
+  __m512 sums[R][V];
+  const auto before = [&](int r, int v) {
+    const __mmask16 lanes = v + 1 == V ? mask : static_cast<__mmask16>(0xffff);
+    return add ? _mm512_maskz_loadu_ps(lanes, rows.y[r] + 16 * v) : _mm512_setzero_ps();
+  };
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) sums[r][v] = scaled ? _mm512_setzero_ps() : before(r, v);
+  }
+  const float* right = wide_block.right;
+  const float* of_rows = left.first;
+  for (int64_t p = 0; p < pairs; ++p, of_rows += left.pair) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half, right += kCols) {
+      __m512 values[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) values[v] = _mm512_load_ps(right + 16 * v);
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) {
+        const __m512 value = _mm512_set1_ps(of_rows[r * left.row + half * left.even]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) sums[r][v] = _mm512_fmadd_ps(values[v], value, sums[r][v]);
+      }
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      __m512 sum = sums[r][v];
+      if constexpr (scaled) {
+        const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(rows.scale[r]), _mm512_load_ps(scales + 16 * v));
+        sum = _mm512_fmadd_ps(sum, scale, before(r, v));
+      }
+      const __mmask16 lanes = v + 1 == V ? mask : static_cast<__mmask16>(0xffff);
+      _mm512_mask_storeu_ps(rows.y[r] + 16 * v, lanes, sum);
+    }
+  }
+}
+
+using WideTile = void (*)(const TileRows& rows, const WideLeft& left, const float* scales, int64_t pairs,
+                          __mmask16 mask, bool add);
+template <bool scaled, int V>
+constexpr WideTile kWideTilesOf[] = {nullptr,
+                                     wide_tile<scaled, 1, V>,
+                                     wide_tile<scaled, 2, V>,
+                                     wide_tile<scaled, 3, V>,
+                                     wide_tile<scaled, 4, V>,
+                                     wide_tile<scaled, 5, V>,
+                                     wide_tile<scaled, 6, V>};
+template <bool scaled>
+constexpr const WideTile* kWideTiles[] = {nullptr, kWideTilesOf<scaled, 1>, kWideTilesOf<scaled, 2>,
+                                          kWideTilesOf<scaled, 3>, kWideTilesOf<scaled, 4>};
+
+// ---- Bf16Dot::instruction ----
 
 using Tile = void (*)(const TileRows& rows, int64_t pair_stride, const uint16_t* block, const float* scales,
                       int64_t pairs, __mmask16 mask, bool add);
@@ -140,39 +267,59 @@ void pair_rows_of(const void* data, int64_t stride, const int32_t* index, int64_
 void paired_product_avx512(const PairedLeft& left, const PairedScales* scales, int64_t rows, const uint16_t* right,
                            int64_t right_cols, int64_t pairs, int64_t begin, int64_t end, float* y, int64_t y_stride,
                            const int32_t* y_index, bool accumulate) {
-  const int64_t step = scales != nullptr ? kGroupPairs : kPairs;
+  const bool wide = active_bf16_dot() == Bf16Dot::fma;
+  const int64_t step = scales != nullptr || wide ? kGroupPairs : kPairs;
   for (int64_t c = begin; c < end; c += kCols) {
     const int64_t cols = std::min(kCols, end - c);
     const int64_t vectors = (cols + 15) / 16;
     const auto mask = static_cast<__mmask16>((1u << (cols - 16 * (vectors - 1))) - 1);
+    const WideTile* wide_tiles = scales != nullptr ? kWideTiles<true>[vectors] : kWideTiles<false>[vectors];
     const Tile* tiles = scales != nullptr ? kTiles<true>[vectors] : kTiles<false>[vectors];
     for (int64_t p = 0; p < pairs; p += step) {
       const int64_t count = std::min(step, pairs - p);
       const int64_t group = p / step;
       const uint16_t* block = right + (p * right_cols + c) * 2;
-      if (!is_block(block, right_cols)) {
+      if (wide) {
+        widen_block(block, right_cols, count, cols);
+      } else if (!is_block(block, right_cols)) {
         copy_block(block, right_cols, count, cols);
         block = right_block.values;
       }
       for (int64_t i = 0; scales != nullptr && i < cols; ++i) {
         right_block.scales[i] = scales->right[group * scales->right_group_stride + (c + i) / scales->right_cols];
       }
-      for (int64_t r = 0; r < rows;) {
-        // As even as can be: 7 rows are 4 and 3, not 6 and 1.
-        const int64_t left_over = rows - r;
-        const int64_t count_of_tiles = (left_over + kRows - 1) / kRows;
-        const int64_t n = (left_over + count_of_tiles - 1) / count_of_tiles;
+      // As even as can be: 7 rows are 4 and 3, not 6 and 1.
+      const int64_t count_of_tiles = (rows + kRows - 1) / kRows;
+      WideLeft widened{};
+      for (int64_t i = 0; i < count_of_tiles; ++i) {
+        const auto first_of = [&](int64_t tile) { return std::min(tile, count_of_tiles) * rows / count_of_tiles; };
+        const auto left_at = [&](int64_t r) {
+          return left.data + (left.index != nullptr ? left.index[r] : r) * left.row_stride + p * left.pair_stride;
+        };
+        const int64_t r = first_of(i);
+        const int64_t n = first_of(i + 1) - r;
         TileRows at;
-        for (int64_t i = 0; i < n; ++i) {
-          const int64_t row = left.index != nullptr ? left.index[r + i] : r + i;
-          at.left[i] = left.data + row * left.row_stride + p * left.pair_stride;
+        for (int64_t k = 0; k < n; ++k) {
+          at.left[k] = left_at(r + k);
           if (scales != nullptr) {
-            at.scale[i] = scales->left[row * scales->left_row_stride + group * scales->left_group_stride];
+            const int64_t row = left.index != nullptr ? left.index[r + k] : r + k;
+            at.scale[k] = scales->left[row * scales->left_row_stride + group * scales->left_group_stride];
           }
-          at.y[i] = y + (y_index != nullptr ? y_index[r + i] : r + i) * y_stride + (c - begin);
+          at.y[k] = y + (y_index != nullptr ? y_index[r + k] : r + k) * y_stride + (c - begin);
         }
-        tiles[n](at, left.pair_stride, block, right_block.scales, count, mask, accumulate || p > 0);
-        r += n;
+        const bool add = accumulate || p > 0;
+        if (wide && i % 2 == 0) {
+          const uint16_t* both[kLeftRows];
+          const int64_t m = first_of(i + 2) - r;
+          for (int64_t k = 0; k < m; ++k) both[k] = left_at(r + k);
+          widened = widen_left(both, m, left.pair_stride, count);
+        }
+        if (wide) {
+          wide_tiles[n](at, widened, right_block.scales, count, mask, add);
+          widened.first += n * widened.row;
+        } else {
+          tiles[n](at, left.pair_stride, block, right_block.scales, count, mask, add);
+        }
       }
     }
   }
