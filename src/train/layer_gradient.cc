@@ -347,13 +347,16 @@ void feed_forward_weight_gradient(const BackwardContext& context, int64_t layer,
   for (const Job& job : jobs_of(context, layer, tape, g, ws)) {
     const int64_t n = job.inner_size();
     const int32_t* index = job.routed ? job.tokens : nullptr;
-    const TokenRows tokens = f32_rows(x, hidden, index);
+    // In FP8 what the MoE dispatches has power-of-two scales: its inputs, and the gradients of its outputs (spec §4.3).
+    TokenRows tokens = f32_rows(x, hidden, index);
+    TokenRows d_output = f32_rows(g.output.as<float>(), hidden, index);
+    tokens.ue8m0 = d_output.ue8m0 = job.routed;
     products.push_back(
         {f32_rows(job.gate + job.row * n, n), tokens, job.count, context.gradient(job.mlp->gate_proj), form});
     products.push_back(
         {f32_rows(job.up + job.row * n, n), tokens, job.count, context.gradient(job.mlp->up_proj), form});
-    products.push_back({f32_rows(g.output.as<float>(), hidden, index), f32_rows(job.inner + job.row * n, n), job.count,
-                        context.gradient(job.mlp->down_proj), form});
+    products.push_back(
+        {d_output, f32_rows(job.inner + job.row * n, n), job.count, context.gradient(job.mlp->down_proj), form});
   }
   if (weights.moe) {
     products.push_back({f32_rows(g.logits.as<float>(), config.n_routed_experts), f32_rows(x, hidden), T,
@@ -387,7 +390,7 @@ void attention_weight_gradient(const BackwardContext& context, int64_t layer, st
   const int64_t q = c.num_attention_heads * c.qk_head_dim();
   std::vector<WeightGradientJob> products = {
       {f32_rows(g.attention_output.as<float>(), hidden),
-       {tape.attended.dtype, tape.attended.row(0), attended, attended},
+       {tape.attended.dtype, tape.attended.row(0), attended, attended, nullptr, true},
        T,
        context.gradient(w.o_proj),
        form},

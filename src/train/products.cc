@@ -79,14 +79,16 @@ Slab make_slab(const TokenRows& rows, int64_t tokens, ProductForm form, bool lef
 
 bool same_slab(const Slab& a, const Slab& b) {
   return a.rows->data == b.rows->data && a.rows->index == b.rows->index && a.rows->cols == b.rows->cols &&
-         a.tokens == b.tokens && a.form == b.form && a.paired == b.paired && (a.paired || a.left == b.left);
+         a.rows->ue8m0 == b.rows->ue8m0 && a.tokens == b.tokens && a.form == b.form && a.paired == b.paired &&
+         (a.paired || a.left == b.left);
 }
 
 // One row of a slab to E4M3: codes on the right, their values on the left.
 void quantize_row(const Slab& slab, const float* values, int64_t c, std::byte* out, float* scales,
                   std::vector<uint8_t>& codes) {
   codes.resize(static_cast<size_t>(slab.tokens));
-  quantize_activation(values, slab.tokens, false, codes.data(), scales + c * groups(slab.tokens), kLeastGradientAmax);
+  quantize_activation(values, slab.tokens, slab.rows->ue8m0, codes.data(), scales + c * groups(slab.tokens),
+                      kLeastGradientAmax);
   if (!slab.left) {
     std::copy(codes.begin(), codes.end(), reinterpret_cast<uint8_t*>(out) + c * slab.stride());
     return;
@@ -117,7 +119,7 @@ void pair_piece(const Slab& slab, int64_t begin, int64_t end, ProductWorkspace& 
   const int32_t* index = rows.index != nullptr ? rows.index + first : nullptr;
   const std::byte* data = static_cast<const std::byte*>(rows.data);
   if (index == nullptr) data += static_cast<size_t>(first * rows.stride) * dtype_bytes(rows.dtype);
-  quantize_pairs(rows.dtype, data, rows.stride, index, std::min(2 * end, slab.tokens) - first, rows.cols, false,
+  quantize_pairs(rows.dtype, data, rows.stride, index, std::min(2 * end, slab.tokens) - first, rows.cols, rows.ue8m0,
                  kLeastGradientAmax, paired_slab(slab, ws) + first * rows.cols,
                  ws.slab_scales.as<float>() + slab.scale + first / kActivationGroup * rows.cols);
 }

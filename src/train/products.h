@@ -45,6 +45,7 @@ struct TokenRows {
   int64_t cols;
   int64_t stride;  ///< elements
   const int32_t* index = nullptr;
+  bool ue8m0 = false;  ///< in FP8: scales are raised to powers of two
 };
 
 /// One product over tokens: gradient[n, k] += Σ_t dy[t, n] x[t, k].

@@ -26,13 +26,13 @@ std::vector<float> random_values(int64_t n, uint32_t seed, float deviation = 1) 
 
 // The column of a chosen matrix as a form of a weight gradient rounds it: along the tokens.
 std::vector<double> column(const std::vector<float>& x, int64_t stride, const std::vector<int32_t>& index, int64_t c,
-                           ProductForm form) {
+                           ProductForm form, bool ue8m0 = false) {
   std::vector<float> values;
   for (int32_t t : index) values.push_back(x[static_cast<size_t>(t * stride + c)]);
   if (form == ProductForm::fp8) {
     std::vector<uint8_t> codes(values.size());
     std::vector<float> scales(values.size() / 128 + 1);
-    quantize_activation(values.data(), static_cast<int64_t>(values.size()), false, codes.data(), scales.data(),
+    quantize_activation(values.data(), static_cast<int64_t>(values.size()), ue8m0, codes.data(), scales.data(),
                         kLeastGradientAmax);
     for (size_t i = 0; i < values.size(); ++i) values[i] = e4m3_to_f32(codes[i]) * scales[i / 128];
   } else if (form == ProductForm::bf16) {
@@ -67,24 +67,29 @@ TEST(TrainProducts, WeightGradient) {
         const TokenRows rows = {kept_narrow ? DType::bf16 : DType::f32,
                                 kept_narrow ? static_cast<const void*>(narrow.data()) : x.data(), K, K, index.data()};
         const TokenRows gradients = {DType::f32, dy.data(), N, N, index.data()};
-        // Two jobs that share both sides, and one without tokens.
+        TokenRows powers = rows;
+        powers.ue8m0 = true;
+        // Two jobs that share a side, the other one's scales apart in FP8, and one without tokens.
         const WeightGradientJob jobs[] = {{gradients, rows, 150, gradient.data(), form},
                                           {gradients, rows, 0, gradient.data(), form},
-                                          {gradients, rows, 150, second.data(), form}};
+                                          {gradients, powers, 150, second.data(), form}};
         linear_weight_gradients(jobs, workspace, team);
         for (int64_t n = 0; n < N; n += 13) {
           const std::vector<double> left = column(dy, N, index, n, form);
           for (int64_t k = 0; k < K; k += 3) {
-            const std::vector<double> right = column(kept_narrow ? rounded : x, K, index, k, form);
-            double sum = 0;
-            double magnitude = 0;
-            for (size_t t = 0; t < left.size(); ++t) {
-              sum += left[t] * right[t];
-              magnitude += std::fabs(left[t] * right[t]);
-            }
             const auto at = static_cast<size_t>(n * K + k);
-            ASSERT_NEAR(gradient[at], 1e-5 + sum, 1e-6 * (magnitude + 1e-5)) << n << ", " << k;
-            ASSERT_NEAR(second[at], sum, 1e-6 * magnitude) << n << ", " << k;
+            for (const bool ue8m0 : {false, true}) {
+              const std::vector<double> right = column(kept_narrow ? rounded : x, K, index, k, form, ue8m0);
+              const double before = ue8m0 ? 0 : 1e-5;
+              double sum = 0;
+              double magnitude = 0;
+              for (size_t t = 0; t < left.size(); ++t) {
+                sum += left[t] * right[t];
+                magnitude += std::fabs(left[t] * right[t]);
+              }
+              ASSERT_NEAR((ue8m0 ? second : gradient)[at], before + sum, 1e-6 * (magnitude + before))
+                  << n << ", " << k << ", power-of-two scales " << ue8m0;
+            }
           }
         }
       }
