@@ -38,10 +38,10 @@ std::string arithmetic_text(Random& random) {
   return text;
 }
 
-std::string list_text(Random& random) {
+std::string list_text(Random& random, const std::string& task) {
   std::string text;
   for (int64_t left = random.between(2, 5); left > 0; --left) {
-    const Exercise exercise = list_exercise(random, "", false);
+    const Exercise exercise = list_exercise(random, task, false);
     text += (text.empty() ? "" : "\n") + exercise.question + " " + exercise.answer;
   }
   return text;
@@ -133,12 +133,12 @@ struct KindName {
   std::string_view name;
   size_t weight;  // of 100 documents
 };
-constexpr std::array<KindName, 6> kinds = {{{DocumentKind::story, "story", 28},
-                                            {DocumentKind::arithmetic, "arithmetic", 20},
+constexpr std::array<KindName, 6> kinds = {{{DocumentKind::story, "story", 24},
+                                            {DocumentKind::arithmetic, "arithmetic", 18},
                                             {DocumentKind::retrieval, "retrieval", 22},
-                                            {DocumentKind::list, "list", 12},
-                                            {DocumentKind::code, "code", 7},
-                                            {DocumentKind::dialogue, "dialogue", 11}}};
+                                            {DocumentKind::list, "list", 20},
+                                            {DocumentKind::code, "code", 6},
+                                            {DocumentKind::dialogue, "dialogue", 10}}};
 
 size_t weight_of(DocumentKind kind) {
   return kinds[static_cast<size_t>(kind)].weight;
@@ -184,15 +184,18 @@ Document make_document(DocumentKind kind, Random& random, const DocumentOptions&
     case DocumentKind::retrieval:
       document = retrieval_document(random, options);
       break;
-    case DocumentKind::list:
+    case DocumentKind::list: {
+      // Half of them only repeat: a model that copies has made the first step to looking things up.
+      const std::string task = random.chance(0.5) ? "repeat" : "";
       if (random.chance(0.3)) {
-        document.text = list_text(random);
+        document.text = list_text(random, task);
       } else {
         for (int64_t left = random.between(1, 3); left > 0; --left) {
-          add_exchange(document, list_exercise(random, "", false), false);
+          add_exchange(document, list_exercise(random, task, false), false);
         }
       }
       break;
+    }
     case DocumentKind::code:
       // Asked without thinking too, but mostly with: the trace is what there is to learn.
       add_exchange(document, code_exercise(random, false), random.chance(0.8));

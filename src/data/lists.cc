@@ -54,6 +54,27 @@ std::vector<std::string> as_text(const std::vector<int64_t>& numbers) {
   return text;
 }
 
+// Items of any kind, few alike: what follows in a copy can only be looked up.
+Exercise of_copy(Random& random) {
+  std::vector<std::string> list;
+  const size_t count = static_cast<size_t>(random.between(3, 14));
+  const bool numbers = random.chance(0.3);
+  while (list.size() < count) {
+    if (numbers || random.chance(0.2)) {
+      list.push_back(std::to_string(random.between(0, 9999)));
+      continue;
+    }
+    const Category& from = random.pick(categories());
+    std::string item(from.words[random.below(from.words.size())]);
+    if (random.chance(0.4)) item = std::string(random.pick(words::colours)) + " " + item;
+    list.push_back(item);
+  }
+  Exercise exercise;
+  exercise.question = fmt::format("Repeat this list: {}.", joined(list));
+  exercise.key = joined(list);
+  return exercise;
+}
+
 Exercise of_words(Random& random, const std::string& task) {
   std::vector<std::string> list = draw_words(random, static_cast<size_t>(random.between(3, 6)));
   Exercise exercise;
@@ -110,7 +131,7 @@ Exercise of_numbers(Random& random, const std::string& task) {
 }  // namespace
 
 std::vector<std::string> list_tasks() {
-  return {"sort words", "reverse", "count", "pick", "first letter", "sort numbers", "extreme", "filter"};
+  return {"repeat", "sort words", "reverse", "count", "pick", "first letter", "sort numbers", "extreme", "filter"};
 }
 
 Exercise list_exercise(Random& random, const std::string& task, bool held_out) {
@@ -119,7 +140,9 @@ Exercise list_exercise(Random& random, const std::string& task, bool held_out) {
   const auto found = std::find(tasks.begin(), tasks.end(), name);
   if (found == tasks.end()) throw_bad_input("The kind list has no task \"{}\"", name);
   while (true) {
-    Exercise exercise = found - tasks.begin() < 5 ? of_words(random, name) : of_numbers(random, name);
+    Exercise exercise = found == tasks.begin()      ? of_copy(random)
+                        : found - tasks.begin() < 6 ? of_words(random, name)
+                                                    : of_numbers(random, name);
     if (is_held_out_text(exercise.question) != held_out) continue;
     exercise.task = name;
     exercise.answer = exercise.key;
