@@ -34,10 +34,15 @@ std::vector<float> random_f32(int64_t count) {
 
 struct Pages {
   std::vector<uint16_t> data;
+  std::vector<const std::byte*> pages;
   explicit Pages(int64_t positions)
-      : data(random_bf16((positions + kPagePositions - 1) / kPagePositions * kPagePositions * kDims.width())) {}
+      : data(random_bf16((positions + kPagePositions - 1) / kPagePositions * kPagePositions * kDims.width())) {
+    for (int64_t p = 0; p < positions; p += kPagePositions) {
+      pages.push_back(reinterpret_cast<const std::byte*>(data.data() + p * kDims.width()));
+    }
+  }
   LatentSpan span(int64_t position, int64_t first, int64_t length) const {
-    return {data.data(), kPagePositions * kDims.width(), position, first, length};
+    return {pages.data(), 0, position, first, length};
   }
 };
 

@@ -14,6 +14,7 @@
 #include "cli/lines.h"
 #include "cli/options.h"
 #include "cli/result_file.h"
+#include "engine/generate_many.h"
 #include "formats/json.h"
 #include "text/chat_prompt.h"
 
@@ -32,6 +33,8 @@ struct GenerateArguments {
   std::vector<std::string> stop;
   bool ignore_eos = false, no_bos = false, json = false;
   int64_t logprobs = -1;
+  int64_t together = 16;
+  bool speculate = false;
 };
 
 /// One thing to complete.
@@ -85,31 +88,36 @@ class GenerateCommand {
     }
     const int64_t first = file ? file->kept() : 0;
     if (progress) progress->advance(static_cast<uint64_t>(first));
-    for (auto index = static_cast<size_t>(first); index < prompts_.size(); ++index) {
-      const bool plain = !file && !arguments_.json;
-      if (plain && several) write_stdout(fmt::format("[{}] {}\n", index, heading(prompts_[index])));
-      const Generation result = complete(index, plain);
-      if (plain) {
-        write_stdout(several ? "\n\n" : "\n");
-      }
-      if (interrupted()) {
-        progress.reset();
-        report_experts();
-        if (file) {
-          note(fmt::format("interrupted; {} of {} results are in {}.partial, the same command goes on from there",
-                           index, prompts_.size(), arguments_.output_file));
-        }
-        return kInterruptedExitCode;
-      }
-      if (!plain) {
-        const std::string line = json_line(result_json(index, result));
-        if (file) {
-          file->append(line);
-        } else {
-          write_stdout(line);
-        }
+    const auto put = [&](size_t index, const Generation& result) {
+      const std::string line = json_line(result_json(index, result));
+      if (file) {
+        file->append(line);
+      } else {
+        write_stdout(line);
       }
       if (progress) progress->advance();
+    };
+    auto index = static_cast<size_t>(first);
+    const bool plain = !file && !arguments_.json;
+    if (!plain && together(prompts_.size() - index)) {
+      index += complete_together(index, put);
+    } else {
+      for (; index < prompts_.size(); ++index) {
+        if (plain && several) write_stdout(fmt::format("[{}] {}\n", index, heading(prompts_[index])));
+        const Generation result = complete(index, plain);
+        if (plain) write_stdout(several ? "\n\n" : "\n");
+        if (interrupted()) break;
+        if (!plain) put(index, result);
+      }
+    }
+    if (interrupted()) {
+      progress.reset();
+      report_experts();
+      if (file) {
+        note(fmt::format("interrupted; {} of {} results are in {}.partial, the same command goes on from there", index,
+                         prompts_.size(), arguments_.output_file));
+      }
+      return kInterruptedExitCode;
     }
     progress.reset();
     report_experts();
@@ -255,7 +263,7 @@ class GenerateCommand {
     }
   }
 
-  Generation complete(size_t index, bool stream) {
+  GenerationRequest request_of(size_t index) const {
     GenerationRequest request;
     request.prompt = prompts_[index].ids;
     request.sampling = sampling_;
@@ -263,6 +271,32 @@ class GenerateCommand {
     request.max_new_tokens = arguments_.max_new_tokens;
     request.end_tokens = end_tokens_;
     request.stop = arguments_.stop;
+    return request;
+  }
+
+  /// An expert store reports what each prompt has read, so there they run one after another.
+  bool together(size_t prompts) const { return prompts > 1 && arguments_.together > 1 && !session_->expert_counters(); }
+
+  /// Runs the prompts from `first` on through an engine; how many results were put.
+  size_t complete_together(size_t first, const std::function<void(size_t, const Generation&)>& put) {
+    std::vector<GenerationRequest> requests;
+    for (size_t index = first; index < prompts_.size(); ++index) requests.push_back(request_of(index));
+    GenerateManyOptions options;
+    options.together = std::min(arguments_.together, static_cast<int64_t>(requests.size()));
+    options.context = session_->context();
+    options.speculate = arguments_.speculate;
+    size_t count = 0;
+    generate_many(
+        session_->model(), tokenizer_.get(), requests, options, session_->team(), [] { return interrupted(); },
+        [&](size_t index, const Generation& result) {
+          put(first + index, result);
+          ++count;
+        });
+    return count;
+  }
+
+  Generation complete(size_t index, bool stream) {
+    const GenerationRequest request = request_of(index);
     GenerationCallbacks callbacks;
     callbacks.on_prefill = [](int64_t, int64_t) { check_interrupt(); };
     bool first = true;
@@ -404,6 +438,19 @@ void add_generate_command(CLI::App& app, int& exit_code) {
       ->check(CLI::Range(0, 1000))
       ->type_name("N")
       ->group(output);
+  const char* batch = "Files of prompts, with --json or --output-file";
+  command
+      .add_option("--together", arguments->together,
+                  "Prompts that are computed together; each gives the same answer as alone. 1: one after another, as "
+                  "always with --experts-in-memory")
+      ->check(CLI::Range(1, 1024))
+      ->type_name("N")
+      ->capture_default_str()
+      ->group(batch);
+  command
+      .add_flag("--speculate", arguments->speculate,
+                "Draft with the model's MTP layer and verify in the same pass; the answers stay the same")
+      ->group(batch);
   command.footer(
       "Examples:\n"
       "  fathom generate --model DIR --prompt 'The sea is' --max-new-tokens 50\n"

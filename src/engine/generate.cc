@@ -2,11 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
-#include <optional>
 
 #include "base/error.h"
 #include "engine/session.h"
-#include "text/tokenizer.h"
 
 namespace fathom {
 
@@ -39,14 +37,9 @@ Generation generate(const SequenceModel& model, const Tokenizer* tokenizer, cons
   if (request.max_new_tokens < 1) {
     throw_bad_input("max_new_tokens must be at least 1; {} was given", request.max_new_tokens);
   }
-  if (!request.stop.empty() && tokenizer == nullptr) {
-    throw_bad_input("stop strings need a tokenizer.json, which the checkpoint does not have");
-  }
   Sampler sampler(request.sampling);
   sampler.observe_prompt(request.prompt);
-  StopMatcher matcher(request.stop);
-  std::optional<StreamDecoder> decoder;
-  if (tokenizer != nullptr) decoder.emplace(*tokenizer);
+  AnswerText answer(tokenizer, request.stop);
 
   Generation result;
   const auto prefill_start = std::chrono::steady_clock::now();
@@ -65,10 +58,10 @@ Generation generate(const SequenceModel& model, const Tokenizer* tokenizer, cons
     }
     result.tokens.push_back(token);
     if (request.sampling.logprobs >= 0) result.logprobs.push_back(std::move(sampled));
-    const std::string text = decoder ? matcher.push(decoder->push(token)) : std::string();
+    const std::string text = answer.push(token);
     result.text += text;
     const bool go_on = !callbacks.on_token || callbacks.on_token(token, text);
-    if (matcher.matched()) {
+    if (answer.stopped()) {
       result.finish_reason = FinishReason::stop;
       break;
     }
@@ -87,13 +80,9 @@ Generation generate(const SequenceModel& model, const Tokenizer* tokenizer, cons
     ++result.timings.decode_tokens;
   }
 
-  if (decoder && !matcher.matched()) {
-    std::string rest = matcher.push(decoder->finish());
-    if (matcher.matched()) {
-      result.finish_reason = FinishReason::stop;
-    } else {
-      rest += matcher.finish();
-    }
+  if (!answer.stopped()) {
+    const std::string rest = answer.finish();
+    if (answer.stopped()) result.finish_reason = FinishReason::stop;
     result.text += rest;
     if (!rest.empty() && callbacks.on_token) callbacks.on_token(-1, rest);
   }
@@ -108,6 +97,23 @@ Generation generate(Session& session, const Tokenizer* tokenizer, const Generati
   model.reused_tokens = [&] { return session.reused_tokens(); };
   model.context = session.context();
   return generate(model, tokenizer, request, callbacks);
+}
+
+AnswerText::AnswerText(const Tokenizer* tokenizer, const std::vector<std::string>& stop) : matcher_(stop) {
+  if (tokenizer != nullptr) decoder_.emplace(*tokenizer);
+  if (!stop.empty() && !decoder_) {
+    throw_bad_input("stop strings need a tokenizer.json, which the checkpoint does not have");
+  }
+}
+
+std::string AnswerText::push(int32_t token) {
+  return decoder_ ? matcher_.push(decoder_->push(token)) : std::string();
+}
+
+std::string AnswerText::finish() {
+  if (!decoder_ || stopped()) return {};
+  std::string rest = matcher_.push(decoder_->finish());
+  return stopped() ? rest : rest + matcher_.finish();
 }
 
 StopMatcher::StopMatcher(std::vector<std::string> stop) : stop_(std::move(stop)) {

@@ -1,17 +1,18 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "engine/sampling.h"
+#include "text/tokenizer.h"
 
 namespace fathom {
 
 class Session;
-class Tokenizer;
 
 /// Why a generation ended.
 enum class FinishReason {
@@ -58,6 +59,39 @@ struct Generation {
   GenerationTimings timings;
 };
 
+/// Finds stop strings in a stream of text.
+class StopMatcher {
+ public:
+  explicit StopMatcher(std::vector<std::string> stop);
+  /// Adds text and returns what cannot belong to a stop string any more; after a match, what stood before it.
+  std::string push(std::string_view text);
+  /// What was held back for nothing.
+  std::string finish();
+  bool matched() const { return matched_; }
+
+ private:
+  std::vector<std::string> stop_;
+  std::string pending_;
+  bool matched_ = false;
+};
+
+/// The text of an answer as its tokens come: what is certain, and where it ends.
+class AnswerText {
+ public:
+  /// `tokenizer` may be null: no text then. `bad_input` for stop strings without one, or an empty one.
+  AnswerText(const Tokenizer* tokenizer, const std::vector<std::string>& stop);
+  /// The text that became certain with a token.
+  std::string push(int32_t token);
+  /// What was held back to the end.
+  std::string finish();
+  /// A stop string has come: what follows does not belong to the answer.
+  bool stopped() const { return matcher_.matched(); }
+
+ private:
+  StopMatcher matcher_;
+  std::optional<StreamDecoder> decoder_;
+};
+
 /// What the loop needs of a model: a `Session`, or a test's own.
 struct SequenceModel {
   std::function<std::span<const float>(std::span<const int32_t> tokens)> prefill;
@@ -78,21 +112,5 @@ Generation generate(const SequenceModel& model, const Tokenizer* tokenizer, cons
 /// The same on a session, whose cache is used as far as the prompt agrees with the sequence it holds.
 Generation generate(Session& session, const Tokenizer* tokenizer, const GenerationRequest& request,
                     const GenerationCallbacks& callbacks = {});
-
-/// Finds stop strings in a stream of text.
-class StopMatcher {
- public:
-  explicit StopMatcher(std::vector<std::string> stop);
-  /// Adds text and returns what cannot belong to a stop string any more; after a match, what stood before it.
-  std::string push(std::string_view text);
-  /// What was held back for nothing.
-  std::string finish();
-  bool matched() const { return matched_; }
-
- private:
-  std::vector<std::string> stop_;
-  std::string pending_;
-  bool matched_ = false;
-};
 
 }  // namespace fathom

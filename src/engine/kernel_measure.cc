@@ -219,6 +219,10 @@ void measure_attention_of(KernelBench& bench, const std::string& variant, int64_
   auto* cached = reinterpret_cast<uint16_t*>(cache.data());
   const std::vector<float> page = normal_values(kPagePositions * width, 1.0f);
   for (size_t i = 0; i < layers * cache_values; ++i) cached[i] = f32_to_bf16(page[i % page.size()]);
+  std::vector<const std::byte*> page_at;
+  for (size_t p = 0; p < pages; ++p) {
+    page_at.push_back(reinterpret_cast<const std::byte*>(cached + p * kPagePositions * width));
+  }
   const auto codes = static_cast<size_t>(kv_b_rows) * latent;
   std::vector<uint8_t> block(128 * latent);
   std::vector<float> block_scales(latent / 128);
@@ -254,7 +258,7 @@ void measure_attention_of(KernelBench& bench, const std::string& variant, int64_
   bench.measure(std::move(row), [&] {
     layer = (layer + 1) % layers;
     weight.data = kv_b.data() + layer * codes;
-    const LatentSpan span = {cached + layer * cache_values, kPagePositions * dims.width(), positions - T, 0, T};
+    const LatentSpan span = {page_at.data(), layer * cache_values * sizeof(uint16_t), positions - T, 0, T};
     if (absorbed) {
       absorbed_attention(dims, weight, {&span, 1}, q.data(), attended.data(), workspace, bench.team());
     } else {

@@ -75,6 +75,14 @@ const ModelConfig& Session::config() const {
   return data_->model->config;
 }
 
+const LoadedModel& Session::model() const {
+  return *data_->model;
+}
+
+ThreadTeam& Session::team() {
+  return data_->team;
+}
+
 int64_t Session::context() const {
   return data_->options.context;
 }

@@ -15,6 +15,8 @@
 
 namespace fathom {
 
+struct LoadedModel;
+
 struct SessionOptions {
   std::optional<ComputeMode> compute;  ///< nothing: bf16, or int8 where the weights are held in integers
   WeightOptions weights;
@@ -37,6 +39,9 @@ class Session {
   ~Session();
 
   const ModelConfig& config() const;
+  /// What an `Engine` beside it runs on.
+  const LoadedModel& model() const;
+  ThreadTeam& team();
   int64_t context() const;
 
   /// Makes the sequence equal to `tokens` and returns the logits [V] that follow its last token. The longest common

@@ -136,11 +136,11 @@ void attend_item(const LatentDims& dims, const LatentSpan& span, const Attention
   int32_t visible[kBlockRows];
   for (int64_t begin = item.split * kSplitPositions; begin < end; begin += kPagePositions) {
     const int64_t count = std::min(kPagePositions, end - begin);
-    const uint16_t* rows_of_page = span.pages + begin / kPagePositions * span.page_stride;
+    const uint16_t* rows_of_page = span.rows_at(begin);
     PackedPage page =
         kernels.pack_page(shape, rows_of_page, dims.width(), rows_of_page, dims.width(), count, page_memory);
     if (begin + kPagePositions < end) {
-      page.next = reinterpret_cast<const std::byte*>(rows_of_page + span.page_stride);
+      page.next = reinterpret_cast<const std::byte*>(span.rows_at(begin + kPagePositions));
       page.next_bytes = std::min(kPagePositions, end - begin - kPagePositions) * dims.width() * 2;
     }
     const auto seen = [&](int64_t r) { return span.position + (first_row + r) / dims.heads + 1 - begin; };
@@ -270,7 +270,7 @@ void expand_heads(const LatentDims& dims, const Weight& kv_b, const LatentSpan& 
   const int64_t end = span.position + span.length;
   for (int64_t begin = 0; begin < end; begin += kPagePositions) {
     const int64_t n = std::min(kPagePositions, end - begin);
-    const uint16_t* page_rows = span.pages + begin / kPagePositions * span.page_stride;
+    const uint16_t* page_rows = span.rows_at(begin);
     for (int64_t j = 0; j < n; ++j) {
       std::memcpy(keys + j * shape.key_width + dims.nope, page_rows + j * dims.width() + dims.latent,
                   static_cast<size_t>(dims.rope) * sizeof(uint16_t));

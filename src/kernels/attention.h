@@ -1,4 +1,5 @@
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -45,13 +46,18 @@ struct LatentDims {
 
 /// Some consecutive tokens of one sequence and the pages that hold its latents, those of these tokens included.
 struct LatentSpan {
-  /// BF16 rows [64, latent + rope] of page p start at pages + p · page_stride; what is behind the last token is not
+  /// BF16 rows [64, latent + rope] of page p start `offset` bytes behind pages[p]; what is behind the last token is not
   /// read.
-  const uint16_t* pages = nullptr;
-  int64_t page_stride = 0;  ///< elements
-  int64_t position = 0;     ///< of the first token
-  int64_t first = 0;        ///< row of the first token in q and attended
+  const std::byte* const* pages = nullptr;
+  size_t offset = 0;
+  int64_t position = 0;  ///< of the first token
+  int64_t first = 0;     ///< row of the first token in q and attended
   int64_t length = 0;
+
+  /// The rows of the page that holds a position.
+  const uint16_t* rows_at(int64_t at) const {
+    return reinterpret_cast<const uint16_t*>(pages[at / kPagePositions] + offset);
+  }
 };
 
 /// What a row's running softmax holds besides its mix.

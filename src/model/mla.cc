@@ -264,8 +264,7 @@ void attend_bf16(const LoadedModel& model, int64_t layer, const Weight& kv_b, co
   std::vector<LatentSpan> expanded;
   for (const Span& span : batch.spans) {
     (span.form == AttentionForm::absorbed ? absorbed : expanded)
-        .push_back({reinterpret_cast<const uint16_t*>(span.cache->page(layer, 0)), span.cache->page_stride(),
-                    span.position, span.first, span.length});
+        .push_back({span.cache->pages(), span.cache->layer_offset(layer), span.position, span.first, span.length});
   }
   const auto* q = ws.q.as<float>();
   auto* attended = ws.attended.as<float>();

@@ -28,16 +28,21 @@ std::vector<float> normals(int64_t count, uint32_t seed, float deviation = 1) {
   return values;
 }
 
-// The pages of one sequence; everything that is not written is not a number.
+// The pages of one sequence, in memory in another order; everything that is not written is not a number.
 struct Sequence {
+  static constexpr size_t kOffset = 128;
   LatentDims dims;
   int64_t end;
   int64_t page_stride;
   std::vector<uint16_t> data;
+  std::vector<const std::byte*> pages;
 
   Sequence(const LatentDims& of, int64_t positions, uint32_t seed)
       : dims(of), end(positions), page_stride(kPagePositions * of.width() + 24) {
-    data.assign(static_cast<size_t>((end + kPagePositions - 1) / kPagePositions * page_stride), kNan);
+    data.assign(kOffset / 2 + static_cast<size_t>((end + kPagePositions - 1) / kPagePositions * page_stride), kNan);
+    for (int64_t p = 0; p < end; p += kPagePositions) {
+      pages.push_back(reinterpret_cast<const std::byte*>(data.data() + at(p)) - kOffset);
+    }
     const std::vector<float> values = normals(end * dims.width(), seed);
     for (int64_t p = 0; p < end; ++p) {
       for (int64_t k = 0; k < dims.width(); ++k) {
@@ -45,10 +50,14 @@ struct Sequence {
       }
     }
   }
-  int64_t at(int64_t p) const { return p / kPagePositions * page_stride + p % kPagePositions * dims.width(); }
+  int64_t at(int64_t p) const {
+    const int64_t last = (end - 1) / kPagePositions;
+    return static_cast<int64_t>(kOffset / 2) + (last - p / kPagePositions) * page_stride +
+           p % kPagePositions * dims.width();
+  }
   double value(int64_t p, int64_t k) const { return bf16_to_f32(data[static_cast<size_t>(at(p) + k)]); }
   LatentSpan span(int64_t position, int64_t first, int64_t length) const {
-    return {data.data(), page_stride, position, first, length};
+    return {pages.data(), kOffset, position, first, length};
   }
 };
 

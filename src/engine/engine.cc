@@ -1,0 +1,391 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace fathom {
+namespace {
+
+constexpr int64_t kPage = LatentPool::kPage;
+
+// A page that agrees in fewer tokens than this is not worth its copy.
+constexpr int64_t kLeastPart = 16;
+
+int64_t pages_for(int64_t positions) {
+  return (positions + kPage - 1) / kPage;
+}
+
+void check_options(const LoadedModel& model, const EngineOptions& options) {
+  const auto least = [](int64_t value, int64_t bound, std::string_view name) {
+    if (value < bound) throw_bad_input("{} must be at least {}; it is {}.", name, bound, value);
+  };
+  least(options.cache_pages, 1, "The cache's number of pages");
+  least(options.most_running, 1, "The number of requests that run at once");
+  least(options.most_waiting, 1, "The number of requests that wait");
+  least(options.most_prefill, 1, "The prompt tokens of a step beside decoding requests");
+  // Every running request decodes in each step, with its draft.
+  least(options.most_tokens, 2 * options.most_running, "The number of tokens of a step (two for each running request)");
+  if (options.speculate && model.config.num_nextn_predict_layers == 0) {
+    throw_bad_input("{}: the model has no MTP layer (num_nextn_predict_layers is 0) to speculate with.",
+                    model.checkpoint->directory());
+  }
+}
+
+/// The first of the greatest, as in sampling.
+int32_t arg_max(std::span<const float> logits) {
+  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+}  // namespace
+
+std::string_view end_reason_name(EndReason reason) {
+  switch (reason) {
+    case EndReason::stop:
+      return "stop";
+    case EndReason::length:
+      return "length";
+    case EndReason::cancelled:
+      return "cancelled";
+    case EndReason::insufficient_resource:
+      return "insufficient_system_resource";
+  }
+  return "?";
+}
+
+Engine::Sequence::Sequence(int64_t number, EngineRequest&& from, LatentPool& pool)
+    : id(number), request(std::move(from)), sampler(request.sampling), cache(pool), tokens(request.prompt) {
+  sampler.observe_prompt(request.prompt);
+  usage.prompt_tokens = prompt();
+}
+
+Engine::Engine(const LoadedModel& model, const EngineOptions& options, ThreadTeam& team)
+    : model_(model),
+      options_((check_options(model, options), options)),
+      team_(team),
+      workspace_(model, options.most_tokens, team.size()),
+      pool_(model.config, model.cache_dtype(), options.cache_pages),
+      tree_(pool_) {}
+
+int64_t Engine::submit(EngineRequest request) {
+  check_tokens(model_.config, request.prompt);
+  if (request.max_new_tokens < 1) {
+    throw_bad_input("max_new_tokens must be at least 1; {} was given", request.max_new_tokens);
+  }
+  const auto length = std::ssize(request.prompt);
+  const int64_t most = model_.config.max_position_embeddings;
+  if (most > 0 && length > most) {
+    throw_bad_input("The prompt has {} tokens; the model has {} positions (max_position_embeddings).", length, most);
+  }
+  if (length > pool_.pages() * kPage) {
+    throw_bad_input("The prompt has {} tokens; the cache holds {} positions.", length, pool_.pages() * kPage);
+  }
+  if (waiting() >= options_.most_waiting) throw_failure("The queue is full: {} requests are waiting.", waiting());
+  auto sequence = std::make_unique<Sequence>(next_id_, std::move(request), pool_);
+  const auto behind = std::find_if(waiting_.begin(), waiting_.end(), [&](const Pointer& other) {
+    return other->request.priority < sequence->request.priority;
+  });
+  waiting_.insert(behind, std::move(sequence));
+  return next_id_++;
+}
+
+void Engine::cancel(int64_t request) {
+  for (const Pointer& sequence : running_) sequence->cancelled = sequence->cancelled || sequence->id == request;
+  for (const Pointer& sequence : waiting_) sequence->cancelled = sequence->cancelled || sequence->id == request;
+}
+
+const RequestUsage* Engine::usage(int64_t request) const {
+  for (const Pointer& sequence : running_) {
+    if (sequence->id == request) return &sequence->usage;
+  }
+  for (const Pointer& sequence : waiting_) {
+    if (sequence->id == request) return &sequence->usage;
+  }
+  for (const Pointer& sequence : ended_) {
+    if (sequence->id == request) return &sequence->usage;
+  }
+  return nullptr;
+}
+
+bool Engine::step(const std::function<void(const TokenEvent&)>& on_event) {
+  if (running_.empty() && waiting_.empty()) return false;
+  ended_.clear();
+  end_cancelled(on_event);
+  admit();
+  std::vector<Part> parts = plan();
+  if (parts.empty()) return !running_.empty() || !waiting_.empty();
+  run(parts);
+  draw(parts, on_event);
+  if (options_.speculate) draft(parts);
+  ++counters_.steps;
+  return true;
+}
+
+void Engine::end_cancelled(const std::function<void(const TokenEvent&)>& on_event) {
+  for (size_t i = 0; i < waiting_.size();) {
+    if (waiting_[i]->cancelled) {
+      on_event({waiting_[i]->id, std::nullopt, EndReason::cancelled});
+      ended_.push_back(std::move(waiting_[i]));
+      waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
+    } else {
+      ++i;
+    }
+  }
+  for (size_t i = 0; i < running_.size();) {
+    running_[i]->cancelled ? end(i, EndReason::cancelled, on_event) : void(++i);
+  }
+}
+
+void Engine::end(size_t index, EndReason reason, const std::function<void(const TokenEvent&)>& on_event) {
+  Sequence& sequence = *running_[index];
+  keep_pages(sequence);
+  sequence.cache.shrink(0);
+  on_event({sequence.id, std::nullopt, reason});
+  ended_.push_back(std::move(running_[index]));
+  running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(index));
+}
+
+// What the prompt of a running request will soon leave in the tree is waited for.
+bool Engine::prefix_is_coming(const Sequence& sequence) const {
+  const int64_t there = tree_.match(sequence.tokens) / kPage;
+  for (const Pointer& other : running_) {
+    if (other->held >= other->prompt()) continue;
+    const auto most = static_cast<std::ptrdiff_t>(std::min(sequence.tokens.size() - 1, other->request.prompt.size()));
+    const auto end =
+        std::mismatch(other->request.prompt.begin(), other->request.prompt.begin() + most, sequence.tokens.begin());
+    if ((end.first - other->request.prompt.begin()) / kPage > there) return true;
+  }
+  return false;
+}
+
+void Engine::admit() {
+  for (size_t i = 0; i < waiting_.size() && running() < options_.most_running;) {
+    Sequence& sequence = *waiting_[i];
+    if (options_.share_prefixes && prefix_is_coming(sequence)) {
+      ++i;
+      continue;
+    }
+    const int64_t found = options_.share_prefixes ? tree_.share(sequence.tokens, sequence.cache) : 0;
+    // The last token is computed even if it is held: its logits are not.
+    int64_t held = std::min(found, std::ssize(sequence.tokens) - 1);
+    if (held % kPage < kLeastPart) held = held / kPage * kPage;
+    sequence.cache.shrink(held);
+    // A request that must wait for room waits without holding pages; the first one always runs.
+    const int64_t missing = pages_for(std::ssize(sequence.tokens)) - held / kPage;
+    if (!tree_.free_pages(missing) && !running_.empty()) {
+      sequence.cache.shrink(0);
+      return;
+    }
+    if (held % kPage != 0 && !sequence.cache.own_page(held / kPage)) {
+      held = held / kPage * kPage;
+      sequence.cache.shrink(held);
+    }
+    sequence.held = sequence.mtp_held = held;
+    if (!sequence.form) {
+      sequence.form = choose_attention(model_.config, sequence.prompt() - held, held);
+      sequence.usage.hit_tokens = held;
+    }
+    const auto behind =
+        std::find_if(running_.begin(), running_.end(), [&](const Pointer& other) { return before(sequence, *other); });
+    running_.insert(behind, std::move(waiting_[i]));
+    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+}
+
+bool Engine::before(const Sequence& a, const Sequence& b) {
+  return a.request.priority != b.request.priority ? a.request.priority > b.request.priority : a.id < b.id;
+}
+
+// The last of the running requests gives up its pages and waits for its turn again.
+void Engine::preempt_last() {
+  Pointer sequence = std::move(running_.back());
+  running_.pop_back();
+  keep_pages(*sequence);
+  sequence->cache.shrink(0);
+  sequence->held = sequence->mtp_held = 0;
+  sequence->draft.reset();
+  ++sequence->usage.preemptions;
+  ++counters_.preemptions;
+  const auto behind =
+      std::find_if(waiting_.begin(), waiting_.end(), [&](const Pointer& other) { return before(*sequence, *other); });
+  waiting_.insert(behind, std::move(sequence));
+}
+
+// Room for so many positions of running_[index], taken from the tree or from requests behind it. False if it had to
+// give way itself.
+bool Engine::make_room(size_t index, int64_t positions) {
+  Sequence& sequence = *running_[index];
+  while (!sequence.cache.reserve(positions)) {
+    const int64_t missing = pages_for(positions) - std::ssize(sequence.cache.ids());
+    if (tree_.free_pages(missing)) continue;
+    const bool itself = index + 1 == running_.size();
+    preempt_last();
+    if (itself) return false;
+  }
+  return true;
+}
+
+int64_t Engine::position_limit() const {
+  const int64_t room = pool_.pages() * kPage;
+  const int64_t most = model_.config.max_position_embeddings;
+  return most > 0 ? std::min(most, room) : room;
+}
+
+std::vector<Engine::Part> Engine::plan() {
+  // Requests are met in their order, so that room is only ever taken from those that are not planned yet.
+  bool decoding = false;
+  for (const Pointer& sequence : running_) decoding = decoding || sequence->decodes();
+  int64_t left =
+      decoding ? std::min(options_.most_prefill, options_.most_tokens - 2 * running()) : options_.most_tokens;
+  left = std::max<int64_t>(left, decoding ? 0 : 1);
+  std::vector<Part> parts;
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Sequence& sequence = *running_[i];
+    Part part{&sequence, 1, false};
+    if (sequence.decodes()) {
+      part.with_draft = sequence.draft && sequence.held + 1 < position_limit();
+    } else {
+      // The prompt's positions and those of drawn tokens (after a preemption) have attention of their own form.
+      const int64_t until = sequence.held < sequence.prompt() ? sequence.prompt() : std::ssize(sequence.tokens);
+      part.count = std::min(left, until - sequence.held);
+      if (part.count == 0) continue;
+    }
+    if (!make_room(i, sequence.held + part.rows())) break;
+    if (!sequence.decodes()) left -= part.count;
+    parts.push_back(part);
+  }
+  return parts;
+}
+
+AttentionForm Engine::form_of(const Part& part) const {
+  const Sequence& sequence = *part.sequence;
+  return part.position < sequence.prompt() ? *sequence.form : AttentionForm::absorbed;
+}
+
+void Engine::run(std::vector<Part>& parts) {
+  std::vector<int32_t> tokens;
+  std::vector<Span> spans;
+  std::vector<int32_t> wanted;
+  for (Part& part : parts) {
+    Sequence& sequence = *part.sequence;
+    part.position = sequence.held;
+    part.first = std::ssize(tokens);
+    const auto begin = sequence.tokens.begin() + sequence.held;
+    tokens.insert(tokens.end(), begin, begin + part.count);
+    if (part.with_draft) tokens.push_back(*sequence.draft);
+    spans.push_back({&sequence.cache, sequence.held, part.first, part.rows(), form_of(part)});
+    (sequence.decodes() ? counters_.decoded : counters_.prefilled) += part.rows();
+    part.logits = std::ssize(wanted);
+    if (sequence.missing() == part.count) {
+      for (int64_t row = part.count - 1; row < part.rows(); ++row) {
+        wanted.push_back(static_cast<int32_t>(part.first + row));
+      }
+    }
+  }
+  forward(model_, {tokens, spans}, workspace_, team_);
+  const int64_t hidden = model_.config.hidden_size;
+  if (options_.speculate) {
+    const auto* normed = workspace_.normed.as<float>();
+    states_.assign(normed, normed + std::ssize(tokens) * hidden);
+  }
+  logits_.resize(wanted.size() * static_cast<size_t>(model_.config.vocab_size));
+  if (!wanted.empty()) {
+    compute_logits(model_, model_.weights.lm_head, wanted, workspace_, team_, logits_.data());
+  }
+}
+
+std::span<const float> Engine::logits_row(int64_t row) const {
+  const auto V = static_cast<size_t>(model_.config.vocab_size);
+  return std::span(logits_).subspan(static_cast<size_t>(row) * V, V);
+}
+
+void Engine::draw(std::vector<Part>& parts, const std::function<void(const TokenEvent&)>& on_event) {
+  for (Part& part : parts) {
+    Sequence& sequence = *part.sequence;
+    const bool complete = sequence.missing() == part.count;
+    const bool first_time = sequence.held < sequence.prompt() && complete;
+    sequence.held += part.count;
+    if (!complete) continue;
+    std::optional<EndReason> reason;
+    const int64_t rows = part.with_draft ? 2 : 1;
+    for (int64_t row = 0; row < rows && !reason; ++row) {
+      SampledToken sampled = sequence.sampler.sample(logits_row(part.logits + row));
+      const int32_t token = sampled.token;
+      const auto& ends = sequence.request.end_tokens;
+      const bool agrees = row == 0 && part.with_draft && token == *sequence.draft;
+      if (row == 0 && part.with_draft) {
+        ++sequence.usage.drafts;
+        ++counters_.drafts;
+        sequence.usage.accepted += agrees ? 1 : 0;
+        counters_.accepted += agrees ? 1 : 0;
+      }
+      if (std::find(ends.begin(), ends.end(), token) != ends.end()) {
+        reason = EndReason::stop;
+        break;
+      }
+      sequence.tokens.push_back(token);
+      ++sequence.usage.new_tokens;
+      on_event({sequence.id, std::move(sampled), std::nullopt});
+      if (sequence.usage.new_tokens == sequence.request.max_new_tokens) {
+        reason = EndReason::length;
+      } else if (std::ssize(sequence.tokens) > position_limit()) {
+        const int64_t most = model_.config.max_position_embeddings;
+        reason = most > 0 && std::ssize(sequence.tokens) > most ? EndReason::length : EndReason::insufficient_resource;
+      }
+      if (!agrees) break;
+      ++sequence.held;
+    }
+    sequence.draft.reset();
+    if (reason) {
+      part.sequence = nullptr;
+      const auto at =
+          std::find_if(running_.begin(), running_.end(), [&](const Pointer& p) { return p.get() == &sequence; });
+      end(static_cast<size_t>(at - running_.begin()), *reason, on_event);
+    } else if (first_time && !options_.speculate) {
+      keep_pages(sequence);
+    }
+  }
+}
+
+// The MTP layer over the positions of this step; where a request goes on, its next draft.
+void Engine::draft(const std::vector<Part>& parts) {
+  const auto hidden = static_cast<size_t>(model_.config.hidden_size);
+  std::vector<int32_t> tokens;
+  std::vector<Span> spans;
+  std::vector<float> previous;
+  std::vector<int32_t> wanted;
+  std::vector<Sequence*> of_row;
+  for (const Part& part : parts) {
+    if (part.sequence == nullptr) continue;
+    Sequence& sequence = *part.sequence;
+    const int64_t count = sequence.held - part.position;
+    const auto first = std::ssize(tokens);
+    const auto begin = sequence.tokens.begin() + part.position + 1;
+    tokens.insert(tokens.end(), begin, begin + count);
+    const auto state = states_.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(part.first) * hidden);
+    previous.insert(previous.end(), state, state + static_cast<std::ptrdiff_t>(static_cast<size_t>(count) * hidden));
+    spans.push_back({&sequence.cache, part.position, first, count, form_of(part)});
+    if (sequence.decodes()) {
+      wanted.push_back(static_cast<int32_t>(first + count - 1));
+      of_row.push_back(&sequence);
+    }
+    const bool first_time = part.position < sequence.prompt() && sequence.held >= sequence.prompt();
+    sequence.mtp_held = sequence.held;
+    if (first_time) keep_pages(sequence);
+  }
+  if (tokens.empty()) return;
+  mtp_forward(model_, 0, {tokens, spans}, previous.data(), workspace_, team_);
+  if (wanted.empty()) return;
+  const Weight& head = model_.weights.layers[static_cast<size_t>(model_.config.num_hidden_layers)].mtp->shared_head;
+  logits_.resize(wanted.size() * static_cast<size_t>(model_.config.vocab_size));
+  compute_logits(model_, head, wanted, workspace_, team_, logits_.data());
+  for (size_t i = 0; i < wanted.size(); ++i) of_row[i]->draft = arg_max(logits_row(static_cast<int64_t>(i)));
+}
+
+void Engine::keep_pages(const Sequence& sequence) {
+  if (!options_.share_prefixes) return;
+  const int64_t whole = options_.speculate ? std::min(sequence.held, sequence.mtp_held) : sequence.held;
+  tree_.insert(std::span(sequence.tokens).first(static_cast<size_t>(whole)), sequence.cache);
+}
+
+}  // namespace fathom

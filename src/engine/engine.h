@@ -1,0 +1,167 @@
+#pragma once
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/thread_team.h"
+#include "engine/prefix_tree.h"
+#include "engine/sampling.h"
+#include "model/transformer.h"
+
+namespace fathom {
+
+/// Why the tokens of a request ended.
+enum class EndReason {
+  stop,                   ///< one of its end tokens
+  length,                 ///< `max_new_tokens`, or no position is left
+  cancelled,              ///< `Engine::cancel`
+  insufficient_resource,  ///< it does not fit the cache even alone
+};
+
+/// "stop", "length", "cancelled", "insufficient_system_resource".
+std::string_view end_reason_name(EndReason reason);
+
+struct EngineRequest {
+  std::vector<int32_t> prompt;
+  SamplingOptions sampling;
+  int64_t max_new_tokens = 256;
+  std::vector<int32_t> end_tokens;  ///< drawing one ends the request; it is not handed out
+  int64_t priority = 0;             ///< greater ones are admitted first; among equals the earlier
+};
+
+/// What happened to a request in a step: one more token, or its end.
+struct TokenEvent {
+  int64_t request = 0;
+  std::optional<SampledToken> token;
+  std::optional<EndReason> end;
+};
+
+/// What a request was worth; complete with its end.
+struct RequestUsage {
+  int64_t prompt_tokens = 0;
+  int64_t hit_tokens = 0;   ///< of the prompt, found in the cache at its first admission
+  int64_t new_tokens = 0;   ///< handed out
+  int64_t drafts = 0;       ///< tokens that the MTP layer proposed
+  int64_t accepted = 0;     ///< of these, those that the model then drew
+  int64_t preemptions = 0;  ///< how often it had to give its cache up
+};
+
+/// Work done since the start.
+struct EngineCounters {
+  int64_t steps = 0;
+  int64_t prefilled = 0;  ///< positions of prompts, and those computed again after a preemption
+  int64_t decoded = 0;    ///< positions of drawn tokens and drafts
+  int64_t drafts = 0, accepted = 0;
+  int64_t preemptions = 0;
+};
+
+struct EngineOptions {
+  int64_t cache_pages = 0;      ///< pages of 64 positions that all requests share
+  int64_t most_tokens = 512;    ///< of a step
+  int64_t most_prefill = 128;   ///< prompt tokens of a step in which others decode: what bounds their wait
+  int64_t most_running = 16;    ///< requests that hold cache at once
+  int64_t most_waiting = 1024;  ///< requests that wait; one more is refused
+  bool share_prefixes = true;   ///< keep and reuse the pages of what was computed
+  bool speculate = false;       ///< draft one token with the MTP layer and verify it in the same pass
+};
+
+/// Runs many requests on one model: each step is one flat batch of prefill chunks, decoded tokens and verifications.
+///
+/// One answer: the tokens of a request depend on its prompt, options and seed alone. Neighbours, chunks, speculation
+/// and preemption change nothing; a prefix found in the cache can change the form of the prompt's attention
+/// (choose_attention), and with it last bits. A draft is verified by drawing from the model's own distribution and
+/// comparing, which is exact rejection sampling for a draft that is certain of itself: the same seed draws the same
+/// tokens with and without. One thread at a time.
+class Engine {
+ public:
+  /// `bad_input` for options out of range, or speculation without an MTP layer.
+  Engine(const LoadedModel& model, const EngineOptions& options, ThreadTeam& team);
+
+  /// Queues a request and returns its number, counted from 0. `bad_input` if it can never run (no prompt, ids outside
+  /// the vocabulary, options out of range, more positions than the model has or than the cache holds); `failure` if
+  /// the queue is full.
+  int64_t submit(EngineRequest request);
+  /// Ends a request at the next step; nothing if it has ended.
+  void cancel(int64_t request);
+  /// One batch; hands its events out in the order of the requests' admission. False if there was nothing to do.
+  bool step(const std::function<void(const TokenEvent&)>& on_event);
+
+  int64_t running() const { return std::ssize(running_); }
+  int64_t waiting() const { return std::ssize(waiting_); }
+  const EngineCounters& counters() const { return counters_; }
+  /// Of a request that has not ended, or whose end was handed out in the latest step that ended any.
+  const RequestUsage* usage(int64_t request) const;
+  int64_t free_pages() const { return pool_.free_pages(); }
+  int64_t kept_pages() const { return tree_.pages(); }
+
+ private:
+  struct Sequence {
+    Sequence(int64_t number, EngineRequest&& from, LatentPool& pool);
+    int64_t prompt() const { return std::ssize(request.prompt); }
+    /// Positions to compute before the next token can be drawn.
+    int64_t missing() const { return std::ssize(tokens) - held; }
+    bool decodes() const { return std::ssize(tokens) > prompt() && missing() == 1; }
+
+    int64_t id;
+    EngineRequest request;
+    Sampler sampler;
+    LatentCache cache;
+    std::vector<int32_t> tokens;        // the prompt, then what was drawn
+    int64_t held = 0;                   // positions whose latents are computed
+    int64_t mtp_held = 0;               // the same of the MTP layer
+    std::optional<AttentionForm> form;  // of the prompt, chosen at the first admission
+    std::optional<int32_t> draft;       // for the position behind the last token
+    bool cancelled = false;
+    RequestUsage usage;
+  };
+  using Pointer = std::unique_ptr<Sequence>;
+
+  // A sequence's part of a step: tokens [position, position + count), then its draft.
+  struct Part {
+    Sequence* sequence;  // null once it has ended
+    int64_t count;
+    bool with_draft;
+    int64_t first = 0;     // row of the batch
+    int64_t position = 0;  // of its first token
+    int64_t logits = 0;    // row of the logits, if it is complete
+    int64_t rows() const { return count + (with_draft ? 1 : 0); }
+  };
+  using Events = std::function<void(const TokenEvent&)>;
+
+  static bool before(const Sequence& a, const Sequence& b);
+  void end_cancelled(const Events& on_event);
+  void admit();
+  bool prefix_is_coming(const Sequence& sequence) const;
+  std::vector<Part> plan();
+  bool make_room(size_t index, int64_t positions);
+  void preempt_last();
+  void run(std::vector<Part>& parts);
+  void draw(std::vector<Part>& parts, const Events& on_event);
+  void draft(const std::vector<Part>& parts);
+  void end(size_t index, EndReason reason, const Events& on_event);
+  void keep_pages(const Sequence& sequence);
+  AttentionForm form_of(const Part& part) const;
+  int64_t position_limit() const;
+  std::span<const float> logits_row(int64_t row) const;
+
+  const LoadedModel& model_;
+  EngineOptions options_;
+  ThreadTeam& team_;
+  Workspace workspace_;
+  LatentPool pool_;
+  PrefixTree tree_;
+  std::deque<Pointer> waiting_;   // in order of admission
+  std::vector<Pointer> running_;  // the same
+  std::vector<Pointer> ended_;    // in this step
+  std::vector<float> logits_;     // [rows, V] of a step
+  std::vector<float> states_;     // [rows, hidden] of a step, for the MTP layer
+  int64_t next_id_ = 0;
+  EngineCounters counters_;
+};
+
+}  // namespace fathom

@@ -1,0 +1,113 @@
+#include "engine/prefix_tree.h"
+
+#include <algorithm>
+
+namespace fathom {
+namespace {
+
+constexpr int64_t kPage = LatentPool::kPage;
+
+}  // namespace
+
+PrefixTree::~PrefixTree() {
+  release(root_);
+}
+
+void PrefixTree::release(Node& node) {
+  for (auto& [first, nodes] : node.children) {
+    for (const auto& child : nodes) release(*child);
+  }
+  if (node.page >= 0) pool_.give_back(node.page);
+}
+
+template <typename Use>
+void PrefixTree::walk(std::span<const int32_t> tokens, Use use) const {
+  Node* node = &root_;
+  while (!tokens.empty()) {
+    const auto found = node->children.find(tokens.front());
+    if (found == node->children.end()) return;
+    Node* best = nullptr;
+    size_t most = 0;
+    for (const auto& child : found->second) {
+      const size_t length = std::min(child->tokens.size(), tokens.size());
+      const auto end =
+          std::mismatch(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(length), child->tokens.begin());
+      const auto agree = static_cast<size_t>(end.first - tokens.begin());
+      if (agree > most) {
+        most = agree;
+        best = child.get();
+      }
+    }
+    use(*best, static_cast<int64_t>(most));
+    if (most < static_cast<size_t>(kPage)) return;
+    tokens = tokens.subspan(most);
+    node = best;
+  }
+}
+
+int64_t PrefixTree::match(std::span<const int32_t> tokens) const {
+  int64_t total = 0;
+  walk(tokens, [&](Node&, int64_t agree) { total += agree; });
+  return total;
+}
+
+int64_t PrefixTree::share(std::span<const int32_t> tokens, LatentCache& cache) {
+  ++time_;
+  int64_t total = 0;
+  walk(tokens, [&](Node& node, int64_t agree) {
+    node.used = time_;
+    cache.share_page(node.page);
+    total += agree;
+  });
+  return total;
+}
+
+void PrefixTree::insert(std::span<const int32_t> tokens, const LatentCache& cache) {
+  ++time_;
+  Node* node = &root_;
+  const int64_t pages = std::min(std::ssize(tokens) / kPage, std::ssize(cache.ids()));
+  for (int64_t p = 0; p < pages; ++p) {
+    const auto part = tokens.subspan(static_cast<size_t>(p * kPage), static_cast<size_t>(kPage));
+    auto& nodes = node->children[part.front()];
+    const auto same = std::find_if(nodes.begin(), nodes.end(), [&](const auto& child) {
+      return std::equal(part.begin(), part.end(), child->tokens.begin());
+    });
+    if (same != nodes.end()) {
+      node = same->get();
+    } else {
+      auto child = std::make_unique<Node>();
+      child->tokens.assign(part.begin(), part.end());
+      child->page = cache.ids()[static_cast<size_t>(p)];
+      child->parent = node;
+      pool_.share(child->page);
+      ++count_;
+      node = nodes.emplace_back(std::move(child)).get();
+    }
+    node->used = time_;
+  }
+}
+
+bool PrefixTree::free_pages(int64_t pages) {
+  while (pool_.free_pages() < pages) {
+    // The leaf that was asked for longest ago, of those that nobody else holds.
+    Node* oldest = nullptr;
+    const auto look = [&](const auto& self, Node& node) -> void {
+      for (auto& [first, nodes] : node.children) {
+        for (const auto& child : nodes) self(self, *child);
+      }
+      const bool leaf = node.children.empty() && node.page >= 0 && pool_.references(node.page) == 1;
+      if (leaf && (oldest == nullptr || node.used < oldest->used)) oldest = &node;
+    };
+    look(look, root_);
+    if (oldest == nullptr) return false;
+    pool_.give_back(oldest->page);
+    --count_;
+    auto& siblings = oldest->parent->children;
+    const auto list = siblings.find(oldest->tokens.front());
+    std::erase_if(list->second, [&](const auto& child) { return child.get() == oldest; });
+    if (list->second.empty()) siblings.erase(list);
+  }
+  return true;
+}
+
+}  // namespace fathom

@@ -1,0 +1,52 @@
+#pragma once
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "model/latent_cache.h"
+
+namespace fathom {
+
+/// Which tokens the pages of a pool hold, so that sequences with a common beginning compute it once: a tree whose edges
+/// are 64 token ids and whose nodes are full pages, each held by one reference of the tree. One thread at a time.
+class PrefixTree {
+ public:
+  explicit PrefixTree(LatentPool& pool) : pool_(pool) {}
+  ~PrefixTree();
+  PrefixTree(const PrefixTree&) = delete;
+  PrefixTree& operator=(const PrefixTree&) = delete;
+
+  /// How many of the first tokens lie in pages of the tree.
+  int64_t match(std::span<const int32_t> tokens) const;
+  /// Puts these pages behind those of an empty cache, each shared; the result is `match`. The last page may agree in
+  /// its first tokens alone: who writes behind them owns the page first (LatentCache::own_page).
+  int64_t share(std::span<const int32_t> tokens, LatentCache& cache);
+  /// Keeps the full pages of a sequence whose first tokens are these; what is there already stays as it is.
+  void insert(std::span<const int32_t> tokens, const LatentCache& cache);
+  /// Gives back pages that only the tree holds, those first whose tokens were asked for longest ago, until the pool has
+  /// `pages` free ones. False if there are not enough.
+  bool free_pages(int64_t pages);
+  int64_t pages() const { return count_; }
+
+ private:
+  struct Node {
+    std::vector<int32_t> tokens;  // of its page
+    int64_t page = -1;
+    uint64_t used = 0;  // time of its last match
+    Node* parent = nullptr;
+    std::map<int32_t, std::vector<std::unique_ptr<Node>>> children;  // by first token
+  };
+  // Calls `use(node, tokens that agree)` for each page on the way; the last may agree in part.
+  template <typename Use>
+  void walk(std::span<const int32_t> tokens, Use use) const;
+  void release(Node& node);
+
+  LatentPool& pool_;
+  mutable Node root_;
+  uint64_t time_ = 0;
+  int64_t count_ = 0;
+};
+
+}  // namespace fathom
