@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains the bundled model from nothing: corpus, tokenizer, shards, pretraining at 512 tokens, extension to 2,048 and 4,096.
+# Trains the bundled model from nothing: corpus, tokenizer, shards; a beginning, drills in looking back, pretraining at
+# 512 tokens, extension to 2,048 and 4,096.
 # A run that was stopped goes on where it was. Everything lies in runs/fathom-tiny; the result is copied by --install.
 # Usage: train-fathom-tiny.sh [--install]
 set -euo pipefail
@@ -10,21 +11,25 @@ mkdir -p "$runs"
 
 # Facts and questions lie as far apart as the sequences of a phase are long.
 corpus() {
-  [[ -f $runs/$1 ]] || "$fathom" data generate --megabytes "$2" --seed "$3" --longest-retrieval "$4" --out "$runs/$1"
+  local name=$1
+  shift
+  [[ -f $runs/$name ]] || "$fathom" data generate --out "$runs/$name" "$@"
 }
 pack() {
   [[ -d $runs/data-$1 ]] || "$fathom" data pack --tokenizer "$runs/tokenizer" --sequence-length "$1" \
     --validation "$3" --seed 1 --out "$runs/data-$1" "$runs/$2"
 }
-corpus corpus-512.jsonl 80 1 250
-corpus corpus-long.jsonl 40 2 1050
+corpus corpus-512.jsonl --megabytes 80 --seed 1 --longest-retrieval 250
+corpus corpus-long.jsonl --megabytes 40 --seed 2 --longest-retrieval 1050
+corpus corpus-drill.jsonl --megabytes 12 --seed 3 --kinds arithmetic,list,drill
 [[ -d $runs/tokenizer ]] ||
   "$fathom" tokenizer train --vocab-size 2048 --out "$runs/tokenizer/tokenizer.json" "$runs/corpus-512.jsonl"
+pack 128 corpus-drill.jsonl 0.02
 pack 512 corpus-512.jsonl 0.004
 pack 2048 corpus-long.jsonl 0.01
 pack 4096 corpus-long.jsonl 0.01
 
-for phase in pretrain extend-2048 extend-4096; do
+for phase in begin drill pretrain extend-2048 extend-4096; do
   if [[ -f $runs/$phase/recipe.json ]]; then
     "$fathom" train pretrain --run "$runs/$phase" --resume
   else

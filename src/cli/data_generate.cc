@@ -79,7 +79,8 @@ std::vector<DocumentKind> chosen_kinds(const GenerateArguments& arguments) {
   for (const std::string& name : arguments.kinds) {
     const auto kind = document_kind_from_name(name);
     if (!kind) {
-      throw_bad_input("--kinds: expected story, arithmetic, retrieval, list, code or dialogue, found \"{}\"", name);
+      throw_bad_input("--kinds: expected story, arithmetic, retrieval, list, code, dialogue or drill, found \"{}\"",
+                      name);
     }
     kinds.push_back(*kind);
   }
@@ -136,7 +137,11 @@ void add_data_generate_command(CLI::App& data, int& exit_code) {
       ->check(CLI::Range(0.001, 1e6))
       ->type_name("X");
   command.add_option("--seed", arguments->seed, "The same seed gives the same documents (default 0)")->type_name("N");
-  command.add_option("--kinds", arguments->kinds, "Only these: story, arithmetic, retrieval, list, code, dialogue")
+  command
+      .add_option("--kinds", arguments->kinds,
+                  "Only these: story, arithmetic, retrieval, list, code, dialogue; and drill, as many documents as of "
+                  "the others "
+                  "together, which comes only if it is named")
       ->delimiter(',')
       ->type_name("NAME,...");
   command

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "data/dialogue.h"
+#include "data/drill.h"
 #include "data/story.h"
 #include "data/tasks.h"
 
@@ -133,12 +134,13 @@ struct KindName {
   std::string_view name;
   size_t weight;  // of 100 documents
 };
-constexpr std::array<KindName, 6> kinds = {{{DocumentKind::story, "story", 24},
+constexpr std::array<KindName, 7> kinds = {{{DocumentKind::story, "story", 24},
                                             {DocumentKind::arithmetic, "arithmetic", 18},
                                             {DocumentKind::retrieval, "retrieval", 22},
                                             {DocumentKind::list, "list", 20},
                                             {DocumentKind::code, "code", 6},
-                                            {DocumentKind::dialogue, "dialogue", 10}}};
+                                            {DocumentKind::dialogue, "dialogue", 10},
+                                            {DocumentKind::drill, "drill", 100}}};
 
 size_t weight_of(DocumentKind kind) {
   return kinds[static_cast<size_t>(kind)].weight;
@@ -171,6 +173,9 @@ DocumentKind draw_kind(Random& random, const std::vector<DocumentKind>& among) {
 Document make_document(DocumentKind kind, Random& random, const DocumentOptions& options) {
   Document document;
   switch (kind) {
+    case DocumentKind::drill:
+      document.text = drill_text(random);
+      break;
     case DocumentKind::story:
       document.text = make_story(random).text;
       break;
@@ -221,6 +226,7 @@ std::vector<std::string> evaluation_tasks(DocumentKind kind) {
     case DocumentKind::dialogue:
       return {"story question"};
     case DocumentKind::story:
+    case DocumentKind::drill:
       return {};
   }
   return {};
@@ -247,6 +253,7 @@ EvaluationItem make_item(DocumentKind kind, Random& random, const ItemOptions& o
     case DocumentKind::dialogue:
       return item_of(kind, story_question(random, true));
     case DocumentKind::retrieval:
+    case DocumentKind::drill:
     case DocumentKind::story:
       break;
   }

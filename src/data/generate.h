@@ -12,11 +12,12 @@
 namespace fathom {
 
 /// What the generated corpus is made of.
-enum class DocumentKind { story, arithmetic, retrieval, list, code, dialogue };
+enum class DocumentKind { story, arithmetic, retrieval, list, code, dialogue, drill };
+/// The mixture; drills come only where they are asked for.
 inline constexpr std::array<DocumentKind, 6> all_document_kinds = {DocumentKind::story,     DocumentKind::arithmetic,
                                                                    DocumentKind::retrieval, DocumentKind::list,
                                                                    DocumentKind::code,      DocumentKind::dialogue};
-/// "story", "arithmetic", "retrieval", "list", "code", "dialogue".
+/// "story", "arithmetic", "retrieval", "list", "code", "dialogue", "drill".
 std::string_view document_kind_name(DocumentKind kind);
 std::optional<DocumentKind> document_kind_from_name(std::string_view name);
 

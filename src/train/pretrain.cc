@@ -276,6 +276,7 @@ struct Run {
     const bool random = recipe.start_from.empty() || !last_checkpoint.empty();
     Parameters parameters = random ? initial_parameters(recipe.model, recipe.seed, recipe.initial_deviation)
                                    : load_parameters(Checkpoint(recipe.start_from));
+    if (!random) take_masters(recipe.start_from, parameters);
     parameters.config = recipe.model;
     state = start_training(std::move(parameters), train, team);
     if (recipe.ema_decay > 0) {

@@ -264,6 +264,14 @@ void load_state(const std::string& directory, int64_t step, TrainState& state, B
   refresh_compute_copies(state, team);
 }
 
+void take_masters(const std::string& directory, Parameters& parameters) {
+  const fs::path path = fs::path(directory) / kStateTensors;
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) return;
+  const SafetensorsFile file(path.string());
+  take(file, {"masters", DType::f32, {parameters.size}, parameters.masters.as<std::byte>()});
+}
+
 void remove_old_checkpoints(const std::string& run, int64_t keep) {
   std::error_code ignored;
   std::vector<fs::path> unfinished;
