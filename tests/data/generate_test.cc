@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <regex>
 #include <set>
+#include <sstream>
 
 #include "data/grammar.h"
 #include "data/story.h"
@@ -159,6 +161,21 @@ TEST(Generate, RetrievalKeepsItsDistance) {
     EXPECT_GE(item.distance_bytes, words * 3);
     EXPECT_EQ(behind.find(item.key), std::string::npos);
   }
+}
+
+// Every line comes at least twice, and names keep their values.
+TEST(Generate, DrillsCanBeKnownFromTheirBeginning) {
+  std::set<size_t> lines_of_documents;
+  for (const Document& document : documents(DocumentKind::drill, 100)) {
+    std::map<std::string, int> lines;
+    std::istringstream text(document.text);
+    for (std::string line; std::getline(text, line);) ++lines[line];
+    for (const auto& [line, count] : lines) EXPECT_GE(count, 2) << document.text;
+    lines_of_documents.insert(lines.size());
+  }
+  EXPECT_GE(lines_of_documents.size(), 6u);  // lists, and 2 to 6 pairs
+  EXPECT_EQ(document_kind_from_name("drill"), DocumentKind::drill);
+  EXPECT_EQ(std::count(all_document_kinds.begin(), all_document_kinds.end(), DocumentKind::drill), 0);
 }
 
 TEST(Generate, ListsAreRight) {

@@ -248,6 +248,26 @@ TEST(Pretrain, ExtendsTheContextOfACheckpoint) {
   EXPECT_EQ(config.yarn->factor, 2);
 }
 
+// A run's checkpoint is more than its model files: the float32 masters, here beside FP8, are what a next run begins
+// with.
+TEST(Pretrain, BeginsWithTheMastersOfARun) {
+  const TemporaryDirectory directory;
+  train(with(tiny_recipe(), {{"checkpoint_format", "fp8"}, {"tokens", 48 * 8}}), directory.file("first"));
+  const std::string checkpoint = *latest_checkpoint(directory.file("first"));
+  json recipe = with(tiny_recipe(), {{"start_from", directory.file("first")},
+                                     {"tokens", 48 * 2},
+                                     {"first_batch_sequences", 0},
+                                     {"learning_rate", 0},
+                                     {"weight_decay", 0}});
+  recipe.erase("model");
+  train(recipe, directory.file("second"));
+  const auto masters = [](const std::string& path) { return floats(path + "/training_state.safetensors", "masters"); };
+  const std::vector<float> before = masters(checkpoint);
+  EXPECT_EQ(masters(*latest_checkpoint(directory.file("second"))), before);
+  const Parameters rounded = load_parameters(Checkpoint(checkpoint));
+  EXPECT_FALSE(std::equal(before.begin(), before.end(), rounded.masters.as<float>()));
+}
+
 // Expects that a run is refused with exit code 2's kind of error, and leaves no directory.
 void expect_run_refused(const json& recipe, std::initializer_list<std::string> parts) {
   const TemporaryDirectory directory;
