@@ -5,13 +5,14 @@ JOBS ?= $(shell nproc)
 MODEL ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: help setup setup-lint build chat test lint format asan tsan fuzz bench clean
+.PHONY: help setup setup-lint build chat test train-tiny lint format asan tsan fuzz bench clean
 
 help:
 	@echo 'make chat     build Fathom and talk with a model (MODEL=DIR for a checkpoint of yours)'
 	@echo 'make test     build everything and run the tests'
 	@echo 'make build    build/fathom, nothing else'
 	@echo 'make setup    install the Debian packages that are missing (the targets above do it themselves)'
+	@echo 'make train-tiny   train the bundled model again, from nothing: an hour or two; goes on where it was stopped'
 	@echo 'make lint     clang-format and clang-tidy;  make format  reformats'
 	@echo 'make asan     the tests with AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan     the tests with ThreadSanitizer'
@@ -35,6 +36,9 @@ chat: build
 test: setup
 	@scripts/build.sh release all $(JOBS)
 	@ctest --preset release -j2
+
+train-tiny: build
+	@scripts/train-fathom-tiny.sh --install
 
 lint: setup-lint
 	@scripts/lint.sh
