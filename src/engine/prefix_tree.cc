@@ -1,6 +1,7 @@
 #include "engine/prefix_tree.h"
 
 #include <algorithm>
+#include <queue>
 
 namespace fathom {
 namespace {
@@ -88,26 +89,33 @@ void PrefixTree::insert(std::span<const int32_t> tokens, const LatentCache& cach
 }
 
 bool PrefixTree::free_pages(int64_t pages) {
-  while (pool_.free_pages() < pages) {
-    // The leaf that was asked for longest ago, of those that nobody else holds.
-    Node* oldest = nullptr;
-    const auto look = [&](const auto& self, Node& node) -> void {
-      for (auto& [first, nodes] : node.children) {
-        for (const auto& child : nodes) self(self, *child);
-      }
-      const bool leaf = node.children.empty() && node.page >= 0 && pool_.references(node.page) == 1;
-      if (leaf && (oldest == nullptr || node.used < oldest->used)) oldest = &node;
-    };
-    look(look, root_);
-    if (oldest == nullptr) return false;
+  if (pool_.free_pages() >= pages) return true;
+  // Leaves that nobody else holds, those first that were asked for longest ago; a page may become one when what
+  // follows it has gone.
+  const auto later = [](const Node* a, const Node* b) { return a->used > b->used; };
+  std::priority_queue<Node*, std::vector<Node*>, decltype(later)> leaves(later);
+  const auto add = [&](Node& node) {
+    if (node.children.empty() && node.page >= 0 && pool_.references(node.page) == 1) leaves.push(&node);
+  };
+  const auto look = [&](const auto& self, Node& node) -> void {
+    for (auto& [first, nodes] : node.children) {
+      for (const auto& child : nodes) self(self, *child);
+    }
+    add(node);
+  };
+  look(look, root_);
+  while (pool_.free_pages() < pages && !leaves.empty()) {
+    Node* oldest = leaves.top();
+    leaves.pop();
     pool_.give_back(oldest->page);
     --count_;
-    auto& siblings = oldest->parent->children;
-    const auto list = siblings.find(oldest->tokens.front());
+    Node* parent = oldest->parent;
+    const auto list = parent->children.find(oldest->tokens.front());
     std::erase_if(list->second, [&](const auto& child) { return child.get() == oldest; });
-    if (list->second.empty()) siblings.erase(list);
+    if (list->second.empty()) parent->children.erase(list);
+    add(*parent);
   }
-  return true;
+  return pool_.free_pages() >= pages;
 }
 
 }  // namespace fathom
