@@ -15,6 +15,7 @@
 #include "cli/evaluate.h"
 #include "cli/lines.h"
 #include "cli/options.h"
+#include "engine/generate_many.h"
 #include "evaluate/generated.h"
 #include "evaluate/proportion.h"
 
@@ -219,22 +220,30 @@ class GeneratedCommand {
     const std::vector<int32_t> end_tokens =
         end_token_ids(arguments_.model.directory, session->config(), text_.tokenizer.get());
     context_ = session->context();
-    // Each item starts from an empty cache: what it is answered does not depend on the one before.
-    const SequenceModel model{[&](std::span<const int32_t> tokens) {
-                                session->clear();
-                                return session->prefill(tokens, [](int64_t, int64_t) { check_interrupt(); });
-                              },
-                              [&](int32_t token) { return session->decode(token); }, [] { return int64_t{0}; },
-                              context_};
-    Progress progress("evaluate", static_cast<uint64_t>(arguments_.items * std::ssize(lines_)), "items");
+    std::vector<Question*> asked;
+    std::vector<GenerationRequest> requests;
     for (Line& line : lines_) {
       for (Question& question : line.questions) {
-        question.answer = answer_item(model, text_.conversation(), question.item, question.prompt, end_tokens,
-                                      arguments_.max_tokens, [] { return !interrupted(); });
-        check_interrupt();
-        progress.advance();
+        const int64_t length = std::ssize(question.prompt);
+        question.answer = unasked_answer(length);
+        if (length >= context_) continue;
+        asked.push_back(&question);
+        requests.push_back(item_request(question.prompt, end_tokens, arguments_.max_tokens));
       }
     }
+    // Each item starts from an empty cache: what it is answered does not depend on the ones beside it.
+    GenerateManyOptions options;
+    options.context = context_;
+    options.share_prefixes = false;
+    Progress progress("evaluate", asked.size(), "items");
+    generate_many(
+        session->model(), text_.tokenizer.get(), requests, options, session->team(), [] { return interrupted(); },
+        [&](size_t index, const Generation& generation) {
+          Question& question = *asked[index];
+          question.answer = judged_answer(text_.conversation(), question.item, std::ssize(question.prompt), generation);
+          progress.advance();
+        });
+    check_interrupt();
   }
 
   ordered_json result_json() const {

@@ -47,6 +47,7 @@ EngineOptions engine_options(const LoadedModel& model, const GenerateManyOptions
   // Nobody watches: prompts are computed in large pieces.
   engine.most_prefill = engine.most_tokens;
   engine.speculate = options.speculate && model.config.num_nextn_predict_layers > 0;
+  engine.share_prefixes = options.share_prefixes;
   return engine;
 }
 

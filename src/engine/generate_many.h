@@ -11,6 +11,7 @@ struct GenerateManyOptions {
   int64_t together = 16;   ///< requests that run at once
   int64_t context = 4096;  ///< most positions of a request
   bool speculate = false;  ///< with the MTP layer
+  bool share_prefixes = true;
 };
 
 /// Runs all requests through an engine with room for `together` of them at full length, and hands the results out in

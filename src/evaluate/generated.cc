@@ -60,25 +60,31 @@ bool judge_answer(const EvaluationItem& item, std::string_view text, bool began_
   return judge(item, text);
 }
 
-ItemAnswer answer_item(const SequenceModel& model, const ConversationFormat& conversation, const EvaluationItem& item,
-                       const std::vector<int32_t>& prompt, const std::vector<int32_t>& end_tokens,
-                       int64_t max_new_tokens, const std::function<bool()>& on_token) {
-  ItemAnswer answer;
-  answer.prompt_tokens = static_cast<int64_t>(prompt.size());
-  answer.fits = answer.prompt_tokens < model.context;
-  if (!answer.fits) return answer;
+GenerationRequest item_request(const std::vector<int32_t>& prompt, const std::vector<int32_t>& end_tokens,
+                               int64_t max_new_tokens) {
   GenerationRequest request;
   request.prompt = prompt;
   request.sampling.temperature = 0;
   request.max_new_tokens = max_new_tokens;
   request.end_tokens = end_tokens;
-  GenerationCallbacks callbacks;
-  if (on_token) callbacks.on_token = [&](int32_t, std::string_view) { return on_token(); };
-  const Generation generation = generate(model, &conversation.tokenizer, request, callbacks);
-  answer.answer_tokens = static_cast<int64_t>(generation.tokens.size());
+  return request;
+}
+
+ItemAnswer judged_answer(const ConversationFormat& conversation, const EvaluationItem& item, int64_t prompt_tokens,
+                         const Generation& generation) {
+  ItemAnswer answer;
+  answer.prompt_tokens = prompt_tokens;
+  answer.answer_tokens = std::ssize(generation.tokens);
   answer.finish_reason = generation.finish_reason;
   answer.text = generation.text;
   answer.right = judge_answer(item, answer.text, answer_begins_thinking(conversation.format, chat_options(item)));
+  return answer;
+}
+
+ItemAnswer unasked_answer(int64_t prompt_tokens) {
+  ItemAnswer answer;
+  answer.prompt_tokens = prompt_tokens;
+  answer.fits = false;
   return answer;
 }
 

@@ -56,11 +56,14 @@ struct ItemAnswer {
 /// said.
 bool judge_answer(const EvaluationItem& item, std::string_view text, bool began_thinking);
 
-/// Asks greedily. `on_token` false ends the answer, which then has the finish reason `cancelled`. Errors: see
-/// `generate`.
-ItemAnswer answer_item(const SequenceModel& model, const ConversationFormat& conversation, const EvaluationItem& item,
-                       const std::vector<int32_t>& prompt, const std::vector<int32_t>& end_tokens,
-                       int64_t max_new_tokens, const std::function<bool()>& on_token = {});
+/// Asks greedily, in at most `max_new_tokens`.
+GenerationRequest item_request(const std::vector<int32_t>& prompt, const std::vector<int32_t>& end_tokens,
+                               int64_t max_new_tokens);
+/// What was generated for an item's prompt, judged.
+ItemAnswer judged_answer(const ConversationFormat& conversation, const EvaluationItem& item, int64_t prompt_tokens,
+                         const Generation& generation);
+/// Of an item whose prompt and one token do not fit the context.
+ItemAnswer unasked_answer(int64_t prompt_tokens);
 
 /// Sums over answers.
 struct AnswerTally {

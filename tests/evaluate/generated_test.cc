@@ -41,7 +41,10 @@ class GeneratedEvaluation : public testing::Test {
                                 return next();
                               },
                               [&](int32_t) { return next(); }, [] { return int64_t{0}; }, context};
-    return answer_item(model, conversation(), item, item_prompt(item, conversation()), {kEnd}, max_new_tokens);
+    const std::vector<int32_t> prompt = item_prompt(item, conversation());
+    if (std::ssize(prompt) >= context) return unasked_answer(std::ssize(prompt));
+    const Generation generation = generate(model, tokenizer_.get(), item_request(prompt, {kEnd}, max_new_tokens));
+    return judged_answer(conversation(), item, std::ssize(prompt), generation);
   }
 
   std::unique_ptr<Tokenizer> tokenizer_;
