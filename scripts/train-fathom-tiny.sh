@@ -15,19 +15,23 @@ corpus() {
   shift
   [[ -f $runs/$name ]] || "$fathom" data generate --out "$runs/$name" "$@"
 }
+# pack LENGTH VALIDATION FILE...
 pack() {
-  [[ -d $runs/data-$1 ]] || "$fathom" data pack --tokenizer "$runs/tokenizer" --sequence-length "$1" \
-    --validation "$3" --seed 1 --out "$runs/data-$1" "$runs/$2"
+  local length=$1 validation=$2
+  shift 2
+  [[ -d $runs/data-$length ]] || "$fathom" data pack --tokenizer "$runs/tokenizer" --sequence-length "$length" \
+    --validation "$validation" --seed 1 --out "$runs/data-$length" "${@/#/$runs/}"
 }
 corpus corpus-512.jsonl --megabytes 80 --seed 1 --longest-retrieval 250
 corpus corpus-long.jsonl --megabytes 40 --seed 2 --longest-retrieval 1050
+corpus corpus-sums.jsonl --megabytes 14 --seed 4 --kinds arithmetic
 corpus corpus-drill.jsonl --megabytes 12 --seed 3 --kinds arithmetic,list,drill
 [[ -d $runs/tokenizer ]] ||
   "$fathom" tokenizer train --vocab-size 2048 --out "$runs/tokenizer/tokenizer.json" "$runs/corpus-512.jsonl"
-pack 128 corpus-drill.jsonl 0.02
-pack 512 corpus-512.jsonl 0.004
-pack 2048 corpus-long.jsonl 0.01
-pack 4096 corpus-long.jsonl 0.01
+pack 128 0.02 corpus-drill.jsonl
+pack 512 0.004 corpus-512.jsonl
+pack 2048 0.01 corpus-long.jsonl corpus-sums.jsonl
+pack 4096 0.01 corpus-long.jsonl corpus-sums.jsonl
 
 for phase in begin drill pretrain extend-2048 extend-4096; do
   if [[ -f $runs/$phase/recipe.json ]]; then
