@@ -49,8 +49,8 @@ RunPosition read_position(const std::string& directory, const nlohmann::json& id
 /// `bad_input` if a tensor is missing or of another shape.
 void load_state(const std::string& directory, int64_t step, TrainState& state, Buffer* ema, ThreadTeam& team);
 
-/// The float32 masters of a run's checkpoint instead of what its model files round them to; nothing if `directory` holds
-/// a model alone. `bad_input` if they are of another model.
+/// The float32 masters of a run's checkpoint instead of what its model files round them to; nothing if `directory`
+/// holds a model alone. `bad_input` if they are of another model.
 void take_masters(const std::string& directory, Parameters& parameters);
 
 /// Removes all but the latest `keep` checkpoints, and what a killed process left of unfinished ones.
