@@ -42,7 +42,7 @@ TEST(EvaluateCommand, TheTableHasALineForEachKindAndTask) {
       run_fathom({"evaluate", "generated", "--model", random_checkpoint(), "--kinds", "list,retrieval", "--items", "6",
                   "--max-tokens", "3", "--filler", "20", "--show", "1"});
   ASSERT_EQ(run.exit_code, 0) << run.err;
-  for (const char* part : {"\nlist ", "\n  sort words ", "\nretrieval ", "tokens  ", "95 % interval", "WRONG"}) {
+  for (const char* part : {"\nlist ", "\n  repeat ", "\nretrieval ", "tokens  ", "95 % interval", "WRONG"}) {
     EXPECT_NE(run.out.find(part), std::string::npos) << part << "\n" << run.out;
   }
 }
