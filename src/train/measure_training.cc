@@ -16,10 +16,6 @@ double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-double peak(ThreadTeam& team) {
-  return measure_ceiling(team, Arithmetic::bf16);
-}
-
 }  // namespace
 
 double TrainingMeasurement::seconds() const {
@@ -95,7 +91,7 @@ TrainingMeasurement measure_training(const ModelConfig& config, const TrainOptio
     adamw_step(state, {}, clip_factor(gradient_norm(state, team), 1.0), team);
     zero_gradients(state, team);
     repeat.optimizer_seconds = seconds_since(begin) - repeat.forward_backward_seconds;
-    const double after = peak(team);
+    const double after = measure_ceiling(team, Arithmetic::bf16);
     repeat.peak_ops_per_s = (before + after) / 2;
     before = after;
     if (i > 0) result.repeats.push_back(repeat);  // the first one touches the memory

@@ -31,21 +31,48 @@ struct TileRows {
   float* y[kRows];
 };
 
+// What y holds of a tile's row r and vector v; zeros unless it is added to.
+template <int V>
+inline __m512 sums_before(const TileRows& rows, int r, int v, __mmask16 mask, bool add) {
+  const __mmask16 lanes = v + 1 == V ? mask : static_cast<__mmask16>(0xffff);
+  return add ? _mm512_maskz_loadu_ps(lanes, rows.y[r] + 16 * v) : _mm512_setzero_ps();
+}
+
+// With scales a block's sum begins with nothing, and what y holds is added at its end.
+template <bool scaled, int R, int V>
+inline void begin_sums(const TileRows& rows, __mmask16 mask, bool add, __m512 (&sums)[R][V]) {
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) sums[r][v] = scaled ? _mm512_setzero_ps() : sums_before<V>(rows, r, v, mask, add);
+  }
+}
+
+template <bool scaled, int R, int V>
+inline void finish_sums(const TileRows& rows, const float* scales, __mmask16 mask, bool add,
+                        const __m512 (&sums)[R][V]) {
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      __m512 sum = sums[r][v];
+      if constexpr (scaled) {
+        const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(rows.scale[r]), _mm512_load_ps(scales + 16 * v));
+        sum = _mm512_fmadd_ps(sum, scale, sums_before<V>(rows, r, v, mask, add));
+      }
+      const __mmask16 lanes = v + 1 == V ? mask : static_cast<__mmask16>(0xffff);
+      _mm512_mask_storeu_ps(rows.y[r] + 16 * v, lanes, sum);
+    }
+  }
+}
+
 // R rows by V vectors of 16 columns over `pairs` pairs of the block; the last vector's columns are those of `mask`.
 // With scales the block's sum is one of its own.
 template <bool scaled, int R, int V>
 void tile(const TileRows& rows, int64_t pair_stride, const uint16_t* block, const float* scales, int64_t pairs,
           __mmask16 mask, bool add) {
   __m512 sums[R][V];
-  const auto before = [&](int r, int v) {
-    const __mmask16 lanes = v + 1 == V ? mask : static_cast<__mmask16>(0xffff);
-    return add ? _mm512_maskz_loadu_ps(lanes, rows.y[r] + 16 * v) : _mm512_setzero_ps();
-  };
-#pragma GCC unroll 6
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) sums[r][v] = scaled ? _mm512_setzero_ps() : before(r, v);
-  }
+  begin_sums<scaled>(rows, mask, add, sums);
   for (int64_t p = 0; p < pairs; ++p) {
     __m512bh right[V];
 #pragma GCC unroll 4
@@ -57,19 +84,7 @@ void tile(const TileRows& rows, int64_t pair_stride, const uint16_t* block, cons
       for (int v = 0; v < V; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], right[v], value);
     }
   }
-#pragma GCC unroll 6
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      __m512 sum = sums[r][v];
-      if constexpr (scaled) {
-        const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(rows.scale[r]), _mm512_load_ps(scales + 16 * v));
-        sum = _mm512_fmadd_ps(sum, scale, before(r, v));
-      }
-      const __mmask16 lanes = v + 1 == V ? mask : static_cast<__mmask16>(0xffff);
-      _mm512_mask_storeu_ps(rows.y[r] + 16 * v, lanes, sum);
-    }
-  }
+  finish_sums<scaled>(rows, scales, mask, add, sums);
 }
 
 // ---- Bf16Dot::fma ----
@@ -141,15 +156,7 @@ void wide_tile(const TileRows& rows, const WideLeft& left, const float* scales, 
                bool add) {
   const FlushSubnormals flush;
   __m512 sums[R][V];
-  const auto before = [&](int r, int v) {
-    const __mmask16 lanes = v + 1 == V ? mask : static_cast<__mmask16>(0xffff);
-    return add ? _mm512_maskz_loadu_ps(lanes, rows.y[r] + 16 * v) : _mm512_setzero_ps();
-  };
-#pragma GCC unroll 6
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) sums[r][v] = scaled ? _mm512_setzero_ps() : before(r, v);
-  }
+  begin_sums<scaled>(rows, mask, add, sums);
   const float* right = wide_block.right;
   const float* of_rows = left.first;
   for (int64_t p = 0; p < pairs; ++p, of_rows += left.pair) {
@@ -166,19 +173,7 @@ void wide_tile(const TileRows& rows, const WideLeft& left, const float* scales, 
       }
     }
   }
-#pragma GCC unroll 6
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      __m512 sum = sums[r][v];
-      if constexpr (scaled) {
-        const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(rows.scale[r]), _mm512_load_ps(scales + 16 * v));
-        sum = _mm512_fmadd_ps(sum, scale, before(r, v));
-      }
-      const __mmask16 lanes = v + 1 == V ? mask : static_cast<__mmask16>(0xffff);
-      _mm512_mask_storeu_ps(rows.y[r] + 16 * v, lanes, sum);
-    }
-  }
+  finish_sums<scaled>(rows, scales, mask, add, sums);
 }
 
 using WideTile = void (*)(const TileRows& rows, const WideLeft& left, const float* scales, int64_t pairs,
