@@ -37,6 +37,12 @@ struct Side {
         ->check(CLI::IsMember({"fp32", "bf16", "int8", "w8a8"}))
         ->type_name("MODE")
         ->group(group);
+    command
+        .add_option(prefix + "-cache-type", weights.cache_type,
+                    "How its latents are cached: bf16 or fp8 (with bf16 and int8 arithmetic)")
+        ->check(CLI::IsMember({"bf16", "fp8"}))
+        ->type_name("TYPE")
+        ->group(group);
     command.add_option(prefix + "-weights", weights.weights, "How its weights are held: mapped, memory, int8 or int4")
         ->check(CLI::IsMember({"mapped", "memory", "int8", "int4"}))
         ->type_name("HOW")
@@ -61,6 +67,7 @@ struct Side {
   nlohmann::ordered_json json() const {
     nlohmann::ordered_json json = {
         {"model", directory}, {"compute", compute_mode_name(compute())}, {"weights", weights.weights}};
+    if (weights.fp8_cache()) json["cache_type"] = "fp8";
     if (weights.options().integer()) {
       json["group"] = projection_format(weights.options()).group;
       json["zero_point"] = weights.zero_point;
@@ -73,6 +80,7 @@ struct Side {
       text += fmt::format(" in groups of {}{}", projection_format(weights.options()).group,
                           weights.zero_point ? " with zero points" : "");
     }
+    if (weights.fp8_cache()) text += ", FP8 cache";
     return text;
   }
 };

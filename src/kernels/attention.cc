@@ -99,6 +99,16 @@ void join(const SoftmaxState& next, const float* mixed, int64_t n, SoftmaxState&
   for (int64_t k = 0; k < n; ++k) total_mixed[k] = total_mixed[k] * old_factor + mixed[k] * new_factor;
 }
 
+// BF16 rows [count, latent + rope] of the page that begins at `position`: where they lie, or expanded into `memory`.
+const uint16_t* page_rows(const LatentDims& dims, const LatentSpan& span, int64_t position, int64_t count,
+                          Buffer& memory) {
+  const std::byte* page = span.page_at(position);
+  if (span.dtype == DType::bf16) return reinterpret_cast<const uint16_t*>(page);
+  auto* rows = reserve<uint16_t>(memory, kPagePositions * dims.width());
+  expand_fp8_latents(page, count, dims.width(), rows);
+  return rows;
+}
+
 AttentionShape absorbed_shape(const LatentDims& dims) {
   return {dims.width(), dims.latent, dims.scale};
 }
@@ -136,12 +146,13 @@ void attend_item(const LatentDims& dims, const LatentSpan& span, const Attention
   int32_t visible[kBlockRows];
   for (int64_t begin = item.split * kSplitPositions; begin < end; begin += kPagePositions) {
     const int64_t count = std::min(kPagePositions, end - begin);
-    const uint16_t* rows_of_page = span.rows_at(begin);
+    const uint16_t* rows_of_page = page_rows(dims, span, begin, count, thread.expanded);
     PackedPage page =
         kernels.pack_page(shape, rows_of_page, dims.width(), rows_of_page, dims.width(), count, page_memory);
     if (begin + kPagePositions < end) {
-      page.next = reinterpret_cast<const std::byte*>(span.rows_at(begin + kPagePositions));
-      page.next_bytes = std::min(kPagePositions, end - begin - kPagePositions) * dims.width() * 2;
+      const int64_t next_count = std::min(kPagePositions, end - begin - kPagePositions);
+      page.next = span.page_at(begin + kPagePositions);
+      page.next_bytes = next_count * dims.width() * static_cast<int64_t>(dtype_bytes(span.dtype));
     }
     const auto seen = [&](int64_t r) { return span.position + (first_row + r) / dims.heads + 1 - begin; };
     kernels.attend(shape, block, page, count, visible_positions(block, count, seen, visible));
@@ -270,21 +281,22 @@ void expand_heads(const LatentDims& dims, const Weight& kv_b, const LatentSpan& 
   const int64_t end = span.position + span.length;
   for (int64_t begin = 0; begin < end; begin += kPagePositions) {
     const int64_t n = std::min(kPagePositions, end - begin);
-    const uint16_t* page_rows = span.rows_at(begin);
+    const uint16_t* latents_of_page = page_rows(dims, span, begin, n, thread.expanded);
     for (int64_t j = 0; j < n; ++j) {
-      std::memcpy(keys + j * shape.key_width + dims.nope, page_rows + j * dims.width() + dims.latent,
+      std::memcpy(keys + j * shape.key_width + dims.nope, latents_of_page + j * dims.width() + dims.latent,
                   static_cast<size_t>(dims.rope) * sizeof(uint16_t));
     }
     if (!packed) {
       auto* latents = reserve<float>(thread.latents, kPagePositions * dims.width());
-      convert_bf16_to_f32(page_rows, n * dims.width(), latents);
+      convert_bf16_to_f32(latents_of_page, n * dims.width(), latents);
       thread.operand.prepare(latents, n, dims.latent, dims.width(), kv_b, OperandRounding::bf16, nullptr);
     }
     for (int64_t h = h_begin; h < h_end; ++h) {
       if (packed) {
         head.for_blocks([&](const QueryBlock& block, bool of_values, int64_t first) {
           uint16_t* out = (of_values ? values : keys) + first;
-          kernels.rebuild(page_rows, dims.width(), n, dims.latent, block, out, of_values ? dims.v : shape.key_width);
+          kernels.rebuild(latents_of_page, dims.width(), n, dims.latent, block, out,
+                          of_values ? dims.v : shape.key_width);
         });
       } else {
         rebuild_by_linear(dims, kv_b, h, thread.operand, n, thread.rebuilt, keys, shape.key_width, values);

@@ -6,20 +6,20 @@
 
 #include "base/buffer.h"
 #include "base/thread_team.h"
+#include "kernels/latent_page.h"
 #include "kernels/linear.h"
 
 namespace fathom {
 
-// Latent attention over a BF16 cache (spec §1.3). Rounded to BF16 are: the queries of both forms (in the absorbed form
-// after they came to the latent space), the keys and values that the expanded form rebuilds, and the probabilities.
-// Scores, maxima, sums and mixes are float32; the sum that a mix is divided by runs over the rounded probabilities.
+// Latent attention over a BF16 or FP8 cache (spec §1.3); what FP8 holds is expanded to BF16, exactly. Rounded to BF16
+// are: the queries of both forms (in the absorbed form after they came to the latent space), the keys and values that
+// the expanded form rebuilds, and the probabilities. Scores, maxima, sums and mixes are float32; the sum that a mix is
+// divided by runs over the rounded probabilities.
 //
 // One answer: a query row (token, head) is a lane of the vectors and meets the positions in pages of 64 at fixed
 // places; the absorbed form sums runs of 1,024 positions apart and joins them in order. So a row's bits depend on its
 // own length and numbers: not on chunks, neighbours, or threads.
 
-/// Positions of a page.
-constexpr int64_t kPagePositions = 64;
 /// Query rows of a block, the most that pass a page together.
 constexpr int64_t kBlockRows = 64;
 
@@ -46,18 +46,15 @@ struct LatentDims {
 
 /// Some consecutive tokens of one sequence and the pages that hold its latents, those of these tokens included.
 struct LatentSpan {
-  /// BF16 rows [64, latent + rope] of page p start `offset` bytes behind pages[p]; what is behind the last token is not
-  /// read.
+  /// The layer's part of page p starts `offset` bytes behind pages[p]; what is behind the last token is not read.
   const std::byte* const* pages = nullptr;
   size_t offset = 0;
   int64_t position = 0;  ///< of the first token
   int64_t first = 0;     ///< row of the first token in q and attended
   int64_t length = 0;
+  DType dtype = DType::bf16;  ///< or f8_e4m3, see latent_page.h
 
-  /// The rows of the page that holds a position.
-  const uint16_t* rows_at(int64_t at) const {
-    return reinterpret_cast<const uint16_t*>(pages[at / kPagePositions] + offset);
-  }
+  const std::byte* page_at(int64_t position_in_it) const { return pages[position_in_it / kPagePositions] + offset; }
 };
 
 /// What a row's running softmax holds besides its mix.
@@ -70,7 +67,7 @@ struct SoftmaxState {
 struct AttentionWorkspace {
   struct Thread {
     Operand operand;
-    Buffer blocks, page, rows, latents, rebuilt, weights;
+    Buffer blocks, page, rows, latents, rebuilt, weights, expanded;
   };
   /// Of the absorbed form: 64 rows of a span with a run of pages.
   struct Item {

@@ -112,7 +112,9 @@ PassCost forward_cost(const LoadedModel& model, std::span<const Span> spans, int
   const double width = static_cast<double>(c.kv_lora_rank + c.qk_rope_head_dim);
   const OperandRounding rounding = model.linear_rounding();
   const OperandRounding unquantized = model.unquantized_rounding();
-  const Arithmetic attention = model.cache_dtype() == DType::bf16 ? Arithmetic::bf16 : Arithmetic::f32;
+  const Arithmetic attention = model.cache_dtype() != DType::f32 ? Arithmetic::bf16 : Arithmetic::f32;
+  const double position_bytes =
+      static_cast<double>(latent_page_bytes(model.cache_dtype(), static_cast<int64_t>(width))) / kPagePositions;
   PassCost cost;
   double tokens = 0;
   for (const Span& span : spans) tokens += static_cast<double>(span.length);
@@ -135,7 +137,7 @@ PassCost forward_cost(const LoadedModel& model, std::span<const Span> spans, int
       cost.attention.add(product_arithmetic(a.kv_b_proj, unquantized),
                          2 * elements(a.kv_b_proj) * (expanded ? P + S : S));
       cost.attention.add(attention, 2 * H * pairs * per_pair);
-      cost.cache_bytes += (P + S) * width * static_cast<double>(dtype_bytes(model.cache_dtype()));
+      cost.cache_bytes += (P + S) * position_bytes;
     }
     if (layer.moe) {
       expert = &layer.moe->experts.front();

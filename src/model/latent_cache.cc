@@ -8,20 +8,11 @@
 #include <functional>
 
 #include "base/error.h"
-#include "kernels/norm.h"
 
 namespace fathom {
-namespace {
-
-int64_t pages_for(int64_t positions) {
-  return (positions + LatentPool::kPage - 1) / LatentPool::kPage;
-}
-
-}  // namespace
-
 LatentPool::LatentPool(const ModelConfig& config, DType dtype, int64_t pages)
     : dtype_(dtype), width_(config.kv_lora_rank + config.qk_rope_head_dim) {
-  layer_bytes_ = static_cast<size_t>(kPage * width_) * dtype_bytes(dtype);
+  layer_bytes_ = latent_page_bytes(dtype, width_);
   page_bytes_ = bytes_for(config, dtype, 1);
   bytes_ = bytes_for(config, dtype, pages);
   void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -41,7 +32,7 @@ LatentPool::~LatentPool() {
 
 size_t LatentPool::bytes_for(const ModelConfig& config, DType dtype, int64_t pages) {
   const int64_t width = config.kv_lora_rank + config.qk_rope_head_dim;
-  return static_cast<size_t>(pages * config.total_layers() * kPage * width) * dtype_bytes(dtype);
+  return static_cast<size_t>(pages * config.total_layers()) * latent_page_bytes(dtype, width);
 }
 
 int64_t LatentPool::take() {
@@ -60,7 +51,7 @@ void LatentPool::give_back(int64_t id) {
 }
 
 LatentCache::LatentCache(const ModelConfig& config, DType dtype, int64_t context)
-    : own_(std::make_unique<LatentPool>(config, dtype, pages_for(context))), pool_(*own_) {
+    : own_(std::make_unique<LatentPool>(config, dtype, LatentPool::pages_for(context))), pool_(*own_) {
   reserve(context);
 }
 
@@ -69,7 +60,7 @@ LatentCache::~LatentCache() {
 }
 
 size_t LatentCache::bytes_for(const ModelConfig& config, DType dtype, int64_t context) {
-  return LatentPool::bytes_for(config, dtype, pages_for(context));
+  return LatentPool::bytes_for(config, dtype, LatentPool::pages_for(context));
 }
 
 void LatentCache::add(int64_t id) {
@@ -78,14 +69,14 @@ void LatentCache::add(int64_t id) {
 }
 
 bool LatentCache::reserve(int64_t positions) {
-  const int64_t missing = pages_for(positions) - static_cast<int64_t>(ids_.size());
+  const int64_t missing = LatentPool::pages_for(positions) - static_cast<int64_t>(ids_.size());
   if (missing > pool_.free_pages()) return false;
   for (int64_t i = 0; i < missing; ++i) add(pool_.take());
   return true;
 }
 
 void LatentCache::shrink(int64_t positions) {
-  const auto kept = static_cast<size_t>(pages_for(positions));
+  const auto kept = static_cast<size_t>(LatentPool::pages_for(positions));
   while (ids_.size() > kept) {
     pool_.give_back(ids_.back());
     ids_.pop_back();
@@ -111,19 +102,11 @@ bool LatentCache::own_page(int64_t index) {
 }
 
 void LatentCache::write(int64_t layer, int64_t position, const float* values) {
-  if (dtype() == DType::f32) {
-    std::memcpy(row(layer, position), values, static_cast<size_t>(width()) * sizeof(float));
-    return;
-  }
-  convert_f32_to_bf16(values, width(), reinterpret_cast<uint16_t*>(row(layer, position)));
+  store_latent(dtype(), page(layer, position / kPage), position % kPage, width(), values);
 }
 
 void LatentCache::read(int64_t layer, int64_t position, float* values) const {
-  if (dtype() == DType::f32) {
-    std::memcpy(values, row(layer, position), static_cast<size_t>(width()) * sizeof(float));
-    return;
-  }
-  convert_bf16_to_f32(reinterpret_cast<const uint16_t*>(row(layer, position)), width(), values);
+  load_latent(dtype(), page(layer, position / kPage), position % kPage, width(), values);
 }
 
 }  // namespace fathom

@@ -6,23 +6,26 @@
 
 #include "base/dtype.h"
 #include "formats/model_config.h"
+#include "kernels/latent_page.h"
 
 namespace fathom {
 
 /// Memory for latents: per position and layer the normalised latent c_kv [kv_lora_rank] and the rotated shared key k_pe
-/// [qk_rope_head_dim], side by side. Positions lie in pages of 64; a page holds all layers, MTP's included.
+/// [qk_rope_head_dim], side by side, as latent_page.h says. A page holds 64 positions of all layers, MTP's included.
 ///
 /// Pages are counted: one that several sequences share is free when the last of them gives it back. Address space for
 /// all pages is reserved at once, and the system takes memory when a page is first written. One thread at a time.
 class LatentPool {
  public:
-  static constexpr int64_t kPage = 64;
+  static constexpr int64_t kPage = kPagePositions;
 
-  /// `dtype` is f32 or bf16. `failure` if the system refuses the address space.
+  /// `dtype` is f32, bf16 or f8_e4m3. `failure` if the system refuses the address space.
   LatentPool(const ModelConfig& config, DType dtype, int64_t pages);
   ~LatentPool();
   LatentPool(const LatentPool&) = delete;
   LatentPool& operator=(const LatentPool&) = delete;
+  /// Pages that hold so many positions.
+  static int64_t pages_for(int64_t positions) { return (positions + kPage - 1) / kPage; }
   /// Bytes of so many pages.
   static size_t bytes_for(const ModelConfig& config, DType dtype, int64_t pages);
 
@@ -30,7 +33,7 @@ class LatentPool {
   int64_t width() const { return width_; }
   int64_t pages() const { return static_cast<int64_t>(references_.size()); }
   int64_t free_pages() const { return static_cast<int64_t>(free_.size()); }
-  /// Where a page begins, and how far into it the rows [64, width] of a layer lie.
+  /// Where a page begins, and how far into it a layer's part lies.
   std::byte* page(int64_t id) const { return data_ + static_cast<size_t>(id) * page_bytes_; }
   size_t layer_offset(int64_t layer) const { return static_cast<size_t>(layer) * layer_bytes_; }
   size_t page_bytes() const { return page_bytes_; }
@@ -82,10 +85,10 @@ class LatentCache {
   /// Makes page `index` its own: a copy if others hold it too. False if the pool has no page for it.
   bool own_page(int64_t index);
 
-  /// Where each page begins; rows [64, width] of a layer lie `layer_offset` bytes further.
+  /// Where each page begins; a layer's part lies `layer_offset` bytes further.
   const std::byte* const* pages() const { return pages_.data(); }
   size_t layer_offset(int64_t layer) const { return pool_.layer_offset(layer); }
-  /// Rows [64, width] of a page in a layer.
+  /// A layer's part of a page.
   std::byte* page(int64_t layer, int64_t page) const {
     return pool_.page(ids_[static_cast<size_t>(page)]) + pool_.layer_offset(layer);
   }
@@ -95,9 +98,6 @@ class LatentCache {
   void read(int64_t layer, int64_t position, float* values) const;
 
  private:
-  std::byte* row(int64_t layer, int64_t position) const {
-    return page(layer, position / kPage) + static_cast<size_t>(position % kPage * width()) * dtype_bytes(dtype());
-  }
   void add(int64_t id);
 
   std::unique_ptr<LatentPool> own_;

@@ -251,10 +251,8 @@ void attend_f32(const LoadedModel& model, int64_t layer, const Weight& kv_b, con
   }
 }
 
-// --- Over a BF16 cache: kernels/attention.h
+// --- Over a BF16 or FP8 cache: kernels/attention.h
 // ----------------------------------------------------------------------------
-
-static_assert(LatentCache::kPage == kPagePositions);
 
 void attend_bf16(const LoadedModel& model, int64_t layer, const Weight& kv_b, const Batch& batch, Workspace& ws,
                  ThreadTeam& team) {
@@ -264,7 +262,8 @@ void attend_bf16(const LoadedModel& model, int64_t layer, const Weight& kv_b, co
   std::vector<LatentSpan> expanded;
   for (const Span& span : batch.spans) {
     (span.form == AttentionForm::absorbed ? absorbed : expanded)
-        .push_back({span.cache->pages(), span.cache->layer_offset(layer), span.position, span.first, span.length});
+        .push_back({span.cache->pages(), span.cache->layer_offset(layer), span.position, span.first, span.length,
+                    span.cache->dtype()});
   }
   const auto* q = ws.q.as<float>();
   auto* attended = ws.attended.as<float>();
@@ -296,7 +295,7 @@ void latent_attention(const LoadedModel& model, int64_t layer, const Batch& batc
   append_latents(model, layer, w, batch, ws, team);
   if (tape != nullptr) tape->q.put_rows(ws.q.as<float>(), T, team);
 
-  if (model.cache_dtype() == DType::bf16) {
+  if (model.cache_dtype() != DType::f32) {
     attend_bf16(model, layer, w.kv_b_proj, batch, ws, team);
   } else {
     attend_f32(model, layer, w.kv_b_proj, batch, ws, team);

@@ -85,6 +85,7 @@ void sort_by_expert(int64_t T, int64_t E, int64_t K, Workspace& ws) {
   const auto* weight = ws.router_weight.as<float>();
   std::fill(ws.expert_begin.begin(), ws.expert_begin.end(), 0);
   for (int64_t i = 0; i < T * K; ++i) ++ws.expert_begin[static_cast<size_t>(index[i]) + 1];
+  ws.experts_run += std::count_if(ws.expert_begin.begin(), ws.expert_begin.end(), [](int64_t n) { return n > 0; });
   for (int64_t e = 0; e < E; ++e)
     ws.expert_begin[static_cast<size_t>(e) + 1] += ws.expert_begin[static_cast<size_t>(e)];
   for (int64_t i = 0; i < T * K; ++i) {

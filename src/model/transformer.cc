@@ -128,6 +128,11 @@ std::unique_ptr<LoadedModel> open_model(const std::string& directory, const Open
   auto model = std::make_unique<LoadedModel>();
   model->compute = options.compute.value_or(default_compute(options.weights.storage));
   model->held = options.weights;
+  model->fp8_cache = options.fp8_cache;
+  if (options.fp8_cache && model->cache_dtype() == DType::f32) {
+    throw_bad_input("An FP8 cache goes with compute bf16 or int8; {} was asked for, whose cache is float32.",
+                    compute_mode_name(model->compute));
+  }
   check_weight_options(options.weights, model->compute);
   model->checkpoint = std::make_unique<Checkpoint>(directory);
   model->config = model->checkpoint->config();

@@ -29,6 +29,7 @@ struct LoadedModel {
   ComputeMode compute = ComputeMode::bf16;
   WeightOptions held;                    ///< how the weights are held
   std::unique_ptr<ExpertStore> experts;  ///< null: the routed experts are mapped like everything else
+  bool fp8_cache = false;                ///< latents are cached in FP8 instead of BF16
 
   /// Rounding of the activations of the attention's and feed-forward's projections.
   OperandRounding linear_rounding() const;
@@ -38,7 +39,8 @@ struct LoadedModel {
   /// The same for a head or eh_proj: where `weight` is held in integers, int8 meets it with integers too.
   OperandRounding head_rounding(const Weight& weight) const;
   DType cache_dtype() const {
-    return compute == ComputeMode::bf16 || compute == ComputeMode::int8 ? DType::bf16 : DType::f32;
+    if (compute == ComputeMode::fp32 || compute == ComputeMode::w8a8) return DType::f32;
+    return fp8_cache ? DType::f8_e4m3 : DType::bf16;
   }
 };
 
@@ -46,13 +48,15 @@ struct LoadedModel {
 struct OpenOptions {
   std::optional<ComputeMode> compute;  ///< nothing: see default_compute
   WeightOptions weights;
+  bool fp8_cache = false;  ///< only with bf16 and int8, whose cache is BF16 otherwise; the other modes have float32
   /// Called when every tensor is looked up and before memory is taken for it; may throw to stop.
   std::function<void(const LoadedModel& model, const WeightPlan& plan)> on_plan;
   /// Called while weights are brought into memory, in bytes of the files; may throw to stop.
   std::function<void(uint64_t done, uint64_t total)> on_progress;
 };
 
-/// Opens `directory`. `bad_input`: see Checkpoint, load_weights and check_weight_options. `failure`: see check_memory
+/// Opens `directory`. `bad_input`: see Checkpoint, load_weights and check_weight_options; or `fp8_cache` with another
+/// mode. `failure`: see check_memory
 /// and take_weights. The team works only if weights are brought into memory.
 std::unique_ptr<LoadedModel> open_model(const std::string& directory, const OpenOptions& options, ThreadTeam& team);
 
@@ -150,6 +154,7 @@ struct Workspace {
   std::vector<FeedForwardJob> jobs;
   std::vector<int64_t> item_begin;    ///< [jobs + 1] work items of each job
   std::vector<int64_t> expert_begin;  ///< [E + 1] MoE: slots of each expert
+  int64_t experts_run = 0;            ///< experts that had tokens, summed over the layers of all passes
   std::vector<int32_t> slot_token;    ///< [T K] tokens sorted by expert
   std::vector<float> slot_weight;     ///< [T K]
   std::vector<int32_t> all_tokens;    ///< 0, 1, 2, …: the shared experts' tokens

@@ -317,6 +317,39 @@ TEST(LatentAttention, OneAnswerForAnyNeighboursChunksAndThreads) {
   }
 }
 
+// An FP8 page stands for BF16 rows: attention over it has the bits of attention over those.
+TEST(LatentAttention, Fp8PagesGiveWhatTheirBf16RowsGive) {
+  const LatentDims dims{5, 16, 8, 16, 120, 0.2f};
+  const KvB kv_b(DType::bf16, dims.heads * (dims.nope + dims.v), dims.latent, 128, 8);
+  constexpr int64_t kEnd = 1100;
+  std::vector<std::vector<std::byte>> pages, rows;
+  std::vector<const std::byte*> page_at, rows_at;
+  for (int64_t begin = 0; begin < kEnd; begin += kPagePositions) {
+    pages.emplace_back(latent_page_bytes(DType::f8_e4m3, dims.width()));
+    rows.emplace_back(latent_page_bytes(DType::bf16, dims.width()));
+    const std::vector<float> values = normals(kPagePositions * dims.width(), static_cast<uint32_t>(begin));
+    for (int64_t r = 0; r < std::min(kPagePositions, kEnd - begin); ++r) {
+      std::vector<float> value(static_cast<size_t>(dims.width()));
+      store_latent(DType::f8_e4m3, pages.back().data(), r, dims.width(), values.data() + r * dims.width());
+      load_latent(DType::f8_e4m3, pages.back().data(), r, dims.width(), value.data());
+      store_latent(DType::bf16, rows.back().data(), r, dims.width(), value.data());
+    }
+    page_at.push_back(pages.back().data());
+    rows_at.push_back(rows.back().data());
+  }
+  const std::vector<float> q = normals(70 * dims.heads * dims.query_width(), 11);
+  for (Isa isa : isas_here()) {
+    const IsaGuard guard(isa);
+    for (Form form : {absorbed_attention, expanded_attention}) {
+      const LatentSpan fp8{page_at.data(), 0, kEnd - 70, 0, 70, DType::f8_e4m3};
+      const LatentSpan bf16{rows_at.data(), 0, kEnd - 70, 0, 70};
+      const std::vector<float> a = run(form, dims, kv_b.weight, {fp8}, q, 2);
+      const std::vector<float> b = run(form, dims, kv_b.weight, {bf16}, q, 2);
+      EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)), 0) << isa_name(isa);
+    }
+  }
+}
+
 TEST(AbsorbQueries, AgreesWithAPlainSumForEveryWeight) {
   for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);

@@ -10,6 +10,7 @@
 #include <random>
 #include <thread>
 
+#include "engine/generate.h"
 #include "engine/session.h"
 #include "engine/trace.h"
 #include "formats/synth.h"
@@ -328,12 +329,18 @@ TEST(ExpertStore, SessionsCountPerModel) {
   EXPECT_FALSE(Session(directory, options).expert_counters());
   options.weights.experts_in_memory = uint64_t{1} << 30;
   Session session(directory, options);
-  const std::vector<int32_t> prompt = {1, 2, 3};
-  session.prefill(prompt);
-  const auto after_prompt = session.expert_counters();
+  std::optional<ExpertCounters> after_prompt;
+  GenerationRequest request;
+  request.prompt = {1, 2, 3};
+  request.max_new_tokens = 2;
+  GenerationCallbacks callbacks;
+  callbacks.on_token = [&](int32_t, std::string_view) {
+    if (!after_prompt) after_prompt = session.expert_counters();
+    return true;
+  };
+  generate(session, nullptr, request, callbacks);
   ASSERT_TRUE(after_prompt);
   EXPECT_GT(after_prompt->lookups, 0);
-  session.decode(4);
   const ExpertCounters step = *session.expert_counters() - *after_prompt;
   EXPECT_EQ(step.lookups % session.config().num_experts_per_tok, 0);
   EXPECT_GT(step.lookups, 0);
