@@ -98,6 +98,8 @@ void run(const GenerateArguments& arguments) {
                     arguments.documents > 0 ? "both" : "neither");
   }
   const std::vector<DocumentKind> kinds = chosen_kinds(arguments);
+  DocumentOptions options = arguments.options;
+  options.task = arguments.task;
   const auto bytes = static_cast<uint64_t>(arguments.megabytes * 1e6);
   const auto start = std::chrono::steady_clock::now();
   OutputFile file(arguments.out);
@@ -111,7 +113,7 @@ void run(const GenerateArguments& arguments) {
     const DocumentKind kind = draw_kind(random, kinds);
     const std::string line =
         json_line(arguments.held_out ? item_json(make_item(kind, random, {arguments.task, arguments.filler_words}))
-                                     : document_json(make_document(kind, random, arguments.options)));
+                                     : document_json(make_document(kind, random, options)));
     file.write(line);
     progress.advance(arguments.documents > 0 ? 1 : line.size());
   }
@@ -149,12 +151,15 @@ void add_data_generate_command(CLI::App& data, int& exit_code) {
                   "Most words between facts and questions (default 900)")
       ->check(CLI::Range(20, 1'000'000))
       ->type_name("WORDS");
+  command.add_flag("--alike-facts", arguments->options.alike_facts,
+                   "Retrieval about things that share their colour or their noun: harder to tell apart");
+  command
+      .add_option("--task", arguments->task,
+                  "One task of the kind: of arithmetic \"addition\", of retrieval \"places\", …")
+      ->type_name("NAME");
   CLI::Option* held_out =
       command.add_flag("--held-out", arguments->held_out,
                        "Questions with their answers that no training document holds, to be scored on");
-  command.add_option("--task", arguments->task, "With --held-out: one task of the kind, as \"addition\"")
-      ->needs(held_out)
-      ->type_name("NAME");
   command
       .add_option("--filler", arguments->filler_words, "With --held-out: words between fact and question in retrieval")
       ->needs(held_out)

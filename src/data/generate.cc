@@ -29,10 +29,10 @@ void add_exchange(Document& document, const Exercise& exercise, bool thinking) {
 }
 
 /// Sums as running text: the same steps without a conversation around them.
-std::string arithmetic_text(Random& random) {
+std::string arithmetic_text(Random& random, const std::string& task) {
   std::string text;
   for (int64_t left = random.between(2, 6); left > 0; --left) {
-    const Exercise exercise = arithmetic_exercise(random, "", false);
+    const Exercise exercise = arithmetic_exercise(random, task, false);
     if (!text.empty()) text += "\n";
     text += exercise.question + " " + exercise.thoughts + (exercise.thoughts.empty() ? "" : " ") + exercise.answer;
   }
@@ -63,7 +63,8 @@ Document retrieval_document(Random& random, const DocumentOptions& options) {
   Document document;
   const bool dense = random.chance(0.75);
   const int64_t words = dense ? random.between(0, 40) : draw_filler(random, options.longest_retrieval_words);
-  const RetrievalTask task = retrieval_task(random, "", false, words, dense ? random.between(4, 10) : 0);
+  const RetrievalTask task =
+      retrieval_task(random, options.task, false, words, dense ? random.between(4, 10) : 0, options.alike_facts);
   std::vector<Exercise> asked = task.exercises;
   random.shuffle(asked);
   asked[0].question = task.passage + "\n\n" + asked[0].question;
@@ -146,6 +147,14 @@ size_t weight_of(DocumentKind kind) {
   return kinds[static_cast<size_t>(kind)].weight;
 }
 
+void check_task(DocumentKind kind, const std::string& task) {
+  if (task.empty()) return;
+  const std::vector<std::string> tasks = evaluation_tasks(kind);
+  if (std::find(tasks.begin(), tasks.end(), task) == tasks.end()) {
+    throw_bad_input("The kind {} has no task \"{}\"", document_kind_name(kind), task);
+  }
+}
+
 }  // namespace
 
 std::string_view document_kind_name(DocumentKind kind) {
@@ -171,6 +180,7 @@ DocumentKind draw_kind(Random& random, const std::vector<DocumentKind>& among) {
 }
 
 Document make_document(DocumentKind kind, Random& random, const DocumentOptions& options) {
+  check_task(kind, options.task);
   Document document;
   switch (kind) {
     case DocumentKind::drill:
@@ -181,9 +191,9 @@ Document make_document(DocumentKind kind, Random& random, const DocumentOptions&
       break;
     case DocumentKind::arithmetic:
       if (random.chance(0.3)) {
-        document.text = arithmetic_text(random);
+        document.text = arithmetic_text(random, options.task);
       } else {
-        add_exchange(document, arithmetic_exercise(random, "", false), true);
+        add_exchange(document, arithmetic_exercise(random, options.task, false), true);
       }
       break;
     case DocumentKind::retrieval:
@@ -191,7 +201,8 @@ Document make_document(DocumentKind kind, Random& random, const DocumentOptions&
       break;
     case DocumentKind::list: {
       // Half of them only repeat: a model that copies has made the first step to looking things up.
-      const std::string task = random.chance(0.5) ? "repeat" : "";
+      std::string task = random.chance(0.5) ? "repeat" : "";
+      if (!options.task.empty()) task = options.task;
       if (random.chance(0.3)) {
         document.text = list_text(random, task);
       } else {
@@ -233,11 +244,10 @@ std::vector<std::string> evaluation_tasks(DocumentKind kind) {
 }
 
 EvaluationItem make_item(DocumentKind kind, Random& random, const ItemOptions& options) {
-  const std::vector<std::string> tasks = evaluation_tasks(kind);
-  if (tasks.empty()) throw_bad_input("The kind {} has no items with one right answer", document_kind_name(kind));
-  if (!options.task.empty() && std::find(tasks.begin(), tasks.end(), options.task) == tasks.end()) {
-    throw_bad_input("The kind {} has no task \"{}\"", document_kind_name(kind), options.task);
+  if (evaluation_tasks(kind).empty()) {
+    throw_bad_input("The kind {} has no items with one right answer", document_kind_name(kind));
   }
+  check_task(kind, options.task);
   switch (kind) {
     case DocumentKind::arithmetic:
       return item_of(kind, arithmetic_exercise(random, options.task, true));

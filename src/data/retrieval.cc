@@ -15,14 +15,42 @@ struct Fact {
   std::string sentence, question, key;
 };
 
-/// One fact about something that is not yet in `taken`.
-Fact draw_fact(Random& random, const std::string& task, bool held_out, std::set<std::string>& taken) {
-  while (true) {
+// What facts are about.
+struct Subjects {
+  std::vector<std::string_view> colours{words::colours.begin(), words::colours.end()};
+  std::vector<std::string_view> containers{words::containers.begin(), words::containers.end()};
+  std::vector<std::string_view> things{words::things.begin(), words::things.end()};
+};
+
+const Subjects& all_subjects() {
+  static const Subjects subjects;
+  return subjects;
+}
+
+// So few that most facts share a colour or a noun with another one: neither alone tells which is asked for.
+Subjects alike_subjects(Random& random, size_t facts) {
+  size_t side = 2;
+  while (side * side < 2 * facts) ++side;
+  Subjects subjects;
+  for (auto* list : {&subjects.colours, &subjects.containers, &subjects.things}) {
+    random.shuffle(*list);
+    list->resize(side);
+  }
+  return subjects;
+}
+
+/// One fact about something that is not yet in `taken`. Where few subjects are all taken or of the other part of the
+/// item space, any is drawn.
+Fact draw_fact(Random& random, const Subjects& given, const std::string& task, bool held_out,
+               std::set<std::string>& taken) {
+  constexpr int kTries = 100;
+  for (int tries = 0;; ++tries) {
+    const Subjects& subjects = tries < kTries ? given : all_subjects();
     Grammar grammar(random);
     Fact fact;
     std::string about;
     if (task == "codes") {
-      about = fmt::format("{} {}", random.pick(words::colours), random.pick(words::containers));
+      about = fmt::format("{} {}", random.pick(subjects.colours), random.pick(subjects.containers));
       fact.key = fmt::format("{}", random.between(1000, 9999));
       fact.sentence = fmt::format("The code of the {} is {}.", about, fact.key);
       fact.question = fmt::format("What is the code of the {}?", about);
@@ -32,7 +60,7 @@ Fact draw_fact(Random& random, const std::string& task, bool held_out, std::set<
       fact.sentence = fmt::format("The secret word of {} is {}.", about, fact.key);
       fact.question = fmt::format("What is the secret word of {}?", about);
     } else {  // "places"
-      about = fmt::format("{} {}", random.pick(words::colours), random.pick(words::things));
+      about = fmt::format("{} {}", random.pick(subjects.colours), random.pick(subjects.things));
       fact.key = random.pick(words::house_spots);
       fact.sentence = fmt::format("The {} is {}.", about, fact.key);
       fact.question = fmt::format("Where is the {}?", about);
@@ -62,7 +90,8 @@ std::vector<std::string> retrieval_tasks() {
   return {"codes", "words", "places"};
 }
 
-RetrievalTask retrieval_task(Random& random, const std::string& task, bool held_out, int64_t words, int64_t asked_for) {
+RetrievalTask retrieval_task(Random& random, const std::string& task, bool held_out, int64_t words, int64_t asked_for,
+                             bool alike) {
   const std::vector<std::string> tasks = retrieval_tasks();
   if (!task.empty() && std::find(tasks.begin(), tasks.end(), task) == tasks.end()) {
     throw_bad_input("The kind retrieval has no task \"{}\"", task);
@@ -73,9 +102,10 @@ RetrievalTask retrieval_task(Random& random, const std::string& task, bool held_
   std::vector<Fact> facts;
   std::vector<std::string> fact_tasks;
   const auto count = static_cast<size_t>(asked_for > 0 ? asked_for : random.between(2, 5));
+  const Subjects subjects = alike ? alike_subjects(random, count) : all_subjects();
   for (size_t i = 0; i < count; ++i) {
     fact_tasks.push_back(draw_task());
-    facts.push_back(draw_fact(random, fact_tasks.back(), held_out, taken));
+    facts.push_back(draw_fact(random, subjects, fact_tasks.back(), held_out, taken));
   }
   std::vector<std::string> parts;
   int64_t have = 0;

@@ -25,12 +25,14 @@ Exercise list_exercise(Random& random, const std::string& task, bool held_out);
 Exercise code_exercise(Random& random, bool held_out);
 
 /// A text with 2 to 5 facts in it (or `facts`) and a question about each, the first about the fact that stands first.
-/// `words` of filler lie between the first fact and the end.
+/// `words` of filler lie between the first fact and the end. `alike`: most facts are about things that share their
+/// colour or their noun.
 struct RetrievalTask {
   std::string passage;
   std::vector<Exercise> exercises;
 };
-RetrievalTask retrieval_task(Random& random, const std::string& task, bool held_out, int64_t words, int64_t facts = 0);
+RetrievalTask retrieval_task(Random& random, const std::string& task, bool held_out, int64_t words, int64_t facts = 0,
+                             bool alike = false);
 
 std::vector<std::string> arithmetic_tasks();
 std::vector<std::string> list_tasks();
