@@ -181,18 +181,20 @@ class Chat {
     }
     computed_tokens_ += result.timings.prefill_tokens + result.timings.decode_tokens;
     computed_ms_ += result.timings.prefill_ms + result.timings.decode_ms;
-    const auto used = static_cast<int64_t>(session_->tokens().size());
+    const GenerationTimings& timings = result.timings;
+    const auto used = timings.prefill_tokens + timings.reused_tokens + std::ssize(result.tokens);
     if (result.finish_reason == FinishReason::length && used >= session_->context()) {
       note(fmt::format("(The context of {} tokens is full: /clear begins a new conversation.)\n", session_->context()));
     } else if (result.finish_reason == FinishReason::length) {
       note(fmt::format("(cut off after {} tokens, see --max-new-tokens)\n", result.tokens.size()));
     }
     if (stats_) {
-      const GenerationTimings& timings = result.timings;
+      const std::string drafts =
+          timings.drafts > 0 ? fmt::format("; {} of {} drafts accepted", timings.accepted, timings.drafts) : "";
       note(fmt::format(
-          "[{} tokens, {:.1f} tokens/s; prompt: {} tokens read in {:.0f} ms, {} from the cache; context {} of {}]\n",
-          result.tokens.size(), timings.tokens_per_second(), timings.prefill_tokens, timings.prefill_ms,
-          timings.reused_tokens, used, session_->context()));
+          "[{} tokens, {:.1f} tokens/s{}; prompt: {} tokens read in {:.0f} ms, {} from the cache; context {} of {}]\n",
+          result.tokens.size(), timings.tokens_per_second(), drafts, timings.prefill_tokens, timings.prefill_ms,
+          timings.reused_tokens, std::min(used, session_->context()), session_->context()));
     }
     turns_.push_back(remembered_answer(*tokenizer_, format_, result.tokens, thinking));
   }

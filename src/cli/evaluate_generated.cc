@@ -235,6 +235,7 @@ class GeneratedCommand {
     GenerateManyOptions options;
     options.context = context_;
     options.share_prefixes = false;
+    options.drafts = session->drafts();
     Progress progress("evaluate", asked.size(), "items");
     generate_many(
         session->model(), text_.tokenizer.get(), requests, options, session->team(), [] { return interrupted(); },

@@ -34,7 +34,6 @@ struct GenerateArguments {
   bool ignore_eos = false, no_bos = false, json = false;
   int64_t logprobs = -1;
   int64_t together = 16;
-  bool speculate = false;
 };
 
 /// One thing to complete.
@@ -284,7 +283,7 @@ class GenerateCommand {
     GenerateManyOptions options;
     options.together = std::min(arguments_.together, static_cast<int64_t>(requests.size()));
     options.context = session_->context();
-    options.speculate = arguments_.speculate;
+    options.drafts = session_->drafts();
     size_t count = 0;
     generate_many(
         session_->model(), tokenizer_.get(), requests, options, session_->team(), [] { return interrupted(); },
@@ -335,10 +334,14 @@ class GenerateCommand {
     json["finish_reason"] = finish_reason_name(result.finish_reason);
     const GenerationTimings& timings = result.timings;
     const auto rounded = [](double value) { return std::round(value * 1000) / 1000; };
-    json["timings"] = {
-        {"prefill_tokens", timings.prefill_tokens},  {"reused_tokens", timings.reused_tokens},
-        {"prefill_ms", rounded(timings.prefill_ms)}, {"decode_tokens", timings.decode_tokens},
-        {"decode_ms", rounded(timings.decode_ms)},   {"tokens_per_second", rounded(timings.tokens_per_second())}};
+    json["timings"] = {{"prefill_tokens", timings.prefill_tokens},
+                       {"reused_tokens", timings.reused_tokens},
+                       {"prefill_ms", rounded(timings.prefill_ms)},
+                       {"decode_tokens", timings.decode_tokens},
+                       {"decode_ms", rounded(timings.decode_ms)},
+                       {"tokens_per_second", rounded(timings.tokens_per_second())},
+                       {"drafts", timings.drafts},
+                       {"accepted", timings.accepted}};
     if (experts_) json["experts"] = expert_store_json(*experts_);
     if (arguments_.logprobs >= 0) {
       nlohmann::ordered_json list = nlohmann::ordered_json::array();
@@ -446,10 +449,6 @@ void add_generate_command(CLI::App& app, int& exit_code) {
       ->check(CLI::Range(1, 1024))
       ->type_name("N")
       ->capture_default_str()
-      ->group(batch);
-  command
-      .add_flag("--speculate", arguments->speculate,
-                "Draft with the model's MTP layer and verify in the same pass; the answers stay the same")
       ->group(batch);
   command.footer(
       "Examples:\n"

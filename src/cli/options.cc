@@ -38,6 +38,12 @@ void WeightArguments::add_to(CLI::App& command) {
       ->type_name("N");
   command.add_flag("--weights-zero-point", zero_point, "Integer weights: each group has a zero point beside its scale");
   command
+      .add_option("--cache-type", cache_type,
+                  "How latents are cached: bf16, or fp8 with a scale per 64 values, in half the memory (--compute bf16 "
+                  "and int8; the other two cache float32)")
+      ->check(CLI::IsMember({"bf16", "fp8"}))
+      ->type_name("TYPE");
+  command
       .add_option(
           "--experts-in-memory", experts_in_memory,
           "Keep the most used experts in so much memory (6GB, 6GiB) and read the others from the files when the "
@@ -56,10 +62,20 @@ std::optional<ComputeMode> WeightArguments::compute_mode() const {
   return compute_mode_from_name(compute);
 }
 
+bool WeightArguments::fp8_cache() const {
+  const ComputeMode mode = compute_mode().value_or(default_compute(options().storage));
+  if (cache_type == "bf16" && mode != ComputeMode::bf16 && mode != ComputeMode::int8) {
+    throw_bad_input("--cache-type bf16 goes with compute bf16 or int8; the cache of {} is float32.",
+                    compute_mode_name(mode));
+  }
+  return cache_type == "fp8";
+}
+
 OpenOptions WeightArguments::open_options(LoadDisplay& display) const {
   OpenOptions open;
   open.compute = compute_mode();
   open.weights = options();
+  open.fp8_cache = fp8_cache();
   open.on_plan = [&display](const LoadedModel&, const WeightPlan& plan) { display.plan(plan, std::nullopt); };
   open.on_progress = [&display](uint64_t done, uint64_t total) { display.progress(done, total); };
   return open;
@@ -107,16 +123,30 @@ void ModelArguments::add_to(CLI::App& command) {
   command.add_option("--context", context, "Most tokens of prompt and answer together")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->type_name("N");
+  command
+      .add_option("--drafts", drafts,
+                  "Tokens that the model's MTP layer drafts in each step, to be verified in the next: the answer stays "
+                  "the same. Without it 1 where there is such a layer (0 with --experts-in-memory); drafts that cost "
+                  "more than they save are left off")
+      ->check(CLI::Range(0, 16))
+      ->type_name("N");
 }
 
 std::unique_ptr<Session> ModelArguments::open(int64_t default_context) const {
   SessionOptions options;
   options.compute = weights.compute_mode();
   options.weights = weights.options();
+  options.fp8_cache = weights.fp8_cache();
   options.threads = threads;
   options.context = context ? *context : default_context;
+  const ModelConfig config = read_model_config(directory);
+  const bool has_mtp = config.num_nextn_predict_layers > 0;
+  if (drafts && *drafts > 0 && !has_mtp) {
+    throw_bad_input("{}: --drafts needs an MTP layer, and the model has none (num_nextn_predict_layers is 0).",
+                    directory);
+  }
+  options.drafts = drafts.value_or(has_mtp && weights.experts_in_memory == 0 ? 1 : 0);
   if (!context) {
-    const ModelConfig config = read_model_config(directory);
     if (config.max_position_embeddings > 0) {
       options.context = std::min(options.context, config.max_position_embeddings);
     }

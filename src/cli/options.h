@@ -21,18 +21,21 @@ namespace fathom {
 
 class LoadDisplay;
 
-/// `--compute`, `--weights`, `--weights-group`, `--weights-zero-point`, `--experts-in-memory`: how weights are held and
-/// computed with.
+/// `--compute`, `--weights`, `--weights-group`, `--weights-zero-point`, `--experts-in-memory`, `--cache-type`: how
+/// weights and latents are held and computed with.
 struct WeightArguments {
   std::string compute;  ///< empty: what `default_compute` says
   std::string weights = "mapped";
   int64_t group = 0;
   bool zero_point = false;
+  std::string cache_type;          ///< empty: what the compute mode has
   uint64_t experts_in_memory = 0;  ///< bytes; 0: experts are held like the other weights
 
   void add_to(CLI::App& command);
   WeightOptions options() const;
   std::optional<ComputeMode> compute_mode() const;
+  /// `bad_input` for bf16 with a mode that has a float32 cache.
+  bool fp8_cache() const;
   /// For commands that open a model without a session; `display` outlives the opening.
   OpenOptions open_options(LoadDisplay& display) const;
 };
@@ -54,15 +57,17 @@ class LoadDisplay {
 /// "weights 11.7 GB as int8 in memory (huge pages), 1.9 GB mapped; cache up to 0.2 GB".
 std::string plan_text(const WeightPlan& plan, std::optional<uint64_t> cache_bytes);
 
-/// `--model`, `--threads`, `--context` and WeightArguments: how a command opens a model.
+/// `--model`, `--threads`, `--context`, `--drafts` and WeightArguments: how a command opens a model.
 struct ModelArguments {
   std::string directory;
   WeightArguments weights;
   int threads = 0;
   std::optional<int64_t> context;
+  std::optional<int64_t> drafts;
 
   void add_to(CLI::App& command);
-  /// `context` where the user gave none: `default_context`, but no more than the model has positions.
+  /// `context` where the user gave none: `default_context`, but no more than the model has positions. Without `drafts`,
+  /// one where the model has an MTP layer and all of its experts at hand.
   std::unique_ptr<Session> open(int64_t default_context) const;
 };
 

@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "base/error.h"
 
@@ -12,10 +13,6 @@ constexpr int64_t kPage = LatentPool::kPage;
 // A page that agrees in fewer tokens than this is not worth its copy.
 constexpr int64_t kLeastPart = 16;
 
-int64_t pages_for(int64_t positions) {
-  return (positions + kPage - 1) / kPage;
-}
-
 void check_options(const LoadedModel& model, const EngineOptions& options) {
   const auto least = [](int64_t value, int64_t bound, std::string_view name) {
     if (value < bound) throw_bad_input("{} must be at least {}; it is {}.", name, bound, value);
@@ -24,9 +21,11 @@ void check_options(const LoadedModel& model, const EngineOptions& options) {
   least(options.most_running, 1, "The number of requests that run at once");
   least(options.most_waiting, 1, "The number of requests that wait");
   least(options.most_prefill, 1, "The prompt tokens of a step beside decoding requests");
-  // Every running request decodes in each step, with its draft.
-  least(options.most_tokens, 2 * options.most_running, "The number of tokens of a step (two for each running request)");
-  if (options.speculate && model.config.num_nextn_predict_layers == 0) {
+  least(options.drafts, 0, "The number of drafts");
+  // Every running request decodes in each step, with its drafts.
+  least(options.most_tokens, (1 + options.drafts) * options.most_running,
+        "The number of tokens of a step (for each running request one and its drafts)");
+  if (options.drafts > 0 && model.config.num_nextn_predict_layers == 0) {
     throw_bad_input("{}: the model has no MTP layer (num_nextn_predict_layers is 0) to speculate with.",
                     model.checkpoint->directory());
   }
@@ -39,15 +38,15 @@ int32_t arg_max(std::span<const float> logits) {
 
 }  // namespace
 
-std::string_view end_reason_name(EndReason reason) {
+std::string_view finish_reason_name(FinishReason reason) {
   switch (reason) {
-    case EndReason::stop:
+    case FinishReason::stop:
       return "stop";
-    case EndReason::length:
+    case FinishReason::length:
       return "length";
-    case EndReason::cancelled:
+    case FinishReason::cancelled:
       return "cancelled";
-    case EndReason::insufficient_resource:
+    case FinishReason::insufficient_system_resource:
       return "insufficient_system_resource";
   }
   return "?";
@@ -114,17 +113,41 @@ bool Engine::step(const std::function<void(const TokenEvent&)>& on_event) {
   admit();
   std::vector<Part> parts = plan();
   if (parts.empty()) return !running_.empty() || !waiting_.empty();
+  const auto decoding = std::count_if(parts.begin(), parts.end(), [](const Part& part) { return part.decodes; });
+  const bool all_drafted = std::all_of(parts.begin(), parts.end(), [](const Part& part) { return part.drafts > 0; });
+  const bool none_drafted = std::none_of(parts.begin(), parts.end(), [](const Part& part) { return part.drafts > 0; });
+  int64_t tokens = 0;
+  const auto begin = std::chrono::steady_clock::now();
   run(parts);
-  draw(parts, on_event);
-  if (options_.speculate) draft(parts);
+  draw(parts, [&](const TokenEvent& event) {
+    tokens += event.token ? 1 : 0;
+    on_event(event);
+  });
+  auto end = std::chrono::steady_clock::now();
+  if (options_.drafts > 0) {
+    draft(parts);
+    // What a step without drafts costs leaves out the layer that is only kept ready.
+    if (all_drafted) end = std::chrono::steady_clock::now();
+    if (decoding == std::ssize(parts) && (all_drafted || none_drafted)) {
+      policy_.record(decoding, all_drafted, std::chrono::duration<double>(end - begin).count(), tokens);
+      if (!options_.always_draft && !policy_.pays(decoding)) stop_drafting();
+    }
+  }
   ++counters_.steps;
   return true;
+}
+
+void Engine::stop_drafting() {
+  for (const Pointer& sequence : running_) {
+    sequence->drafting = false;
+    sequence->drafts.clear();
+  }
 }
 
 void Engine::end_cancelled(const std::function<void(const TokenEvent&)>& on_event) {
   for (size_t i = 0; i < waiting_.size();) {
     if (waiting_[i]->cancelled) {
-      on_event({waiting_[i]->id, std::nullopt, EndReason::cancelled});
+      on_event({waiting_[i]->id, std::nullopt, FinishReason::cancelled});
       ended_.push_back(std::move(waiting_[i]));
       waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
     } else {
@@ -132,11 +155,11 @@ void Engine::end_cancelled(const std::function<void(const TokenEvent&)>& on_even
     }
   }
   for (size_t i = 0; i < running_.size();) {
-    running_[i]->cancelled ? end(i, EndReason::cancelled, on_event) : void(++i);
+    running_[i]->cancelled ? end(i, FinishReason::cancelled, on_event) : void(++i);
   }
 }
 
-void Engine::end(size_t index, EndReason reason, const std::function<void(const TokenEvent&)>& on_event) {
+void Engine::end(size_t index, FinishReason reason, const std::function<void(const TokenEvent&)>& on_event) {
   Sequence& sequence = *running_[index];
   keep_pages(sequence);
   sequence.cache.shrink(0);
@@ -165,13 +188,14 @@ void Engine::admit() {
       ++i;
       continue;
     }
-    const int64_t found = options_.share_prefixes ? tree_.share(sequence.tokens, sequence.cache) : 0;
+    PrefixTree::Shared found;
+    if (options_.share_prefixes) found = tree_.share(sequence.tokens, sequence.cache);
     // The last token is computed even if it is held: its logits are not.
-    int64_t held = std::min(found, std::ssize(sequence.tokens) - 1);
+    int64_t held = std::min(found.tokens, std::ssize(sequence.tokens) - 1);
     if (held % kPage < kLeastPart) held = held / kPage * kPage;
     sequence.cache.shrink(held);
     // A request that must wait for room waits without holding pages; the first one always runs.
-    const int64_t missing = pages_for(std::ssize(sequence.tokens)) - held / kPage;
+    const int64_t missing = LatentPool::pages_for(std::ssize(sequence.tokens)) - held / kPage;
     if (!tree_.free_pages(missing) && !running_.empty()) {
       sequence.cache.shrink(0);
       return;
@@ -180,7 +204,10 @@ void Engine::admit() {
       held = held / kPage * kPage;
       sequence.cache.shrink(held);
     }
-    sequence.held = sequence.mtp_held = held;
+    sequence.held = held;
+    sequence.mtp_held = std::min(held, found.with_mtp);
+    sequence.drafting =
+        options_.drafts > 0 && sequence.mtp_held == held && (options_.always_draft || policy_.admits(running() + 1));
     if (!sequence.form) {
       sequence.form = choose_attention(model_.config, sequence.prompt() - held, held);
       sequence.usage.hit_tokens = held;
@@ -203,7 +230,7 @@ void Engine::preempt_last() {
   keep_pages(*sequence);
   sequence->cache.shrink(0);
   sequence->held = sequence->mtp_held = 0;
-  sequence->draft.reset();
+  sequence->drafts.clear();
   ++sequence->usage.preemptions;
   ++counters_.preemptions;
   const auto behind =
@@ -216,7 +243,7 @@ void Engine::preempt_last() {
 bool Engine::make_room(size_t index, int64_t positions) {
   Sequence& sequence = *running_[index];
   while (!sequence.cache.reserve(positions)) {
-    const int64_t missing = pages_for(positions) - std::ssize(sequence.cache.ids());
+    const int64_t missing = LatentPool::pages_for(positions) - std::ssize(sequence.cache.ids());
     if (tree_.free_pages(missing)) continue;
     const bool itself = index + 1 == running_.size();
     preempt_last();
@@ -233,17 +260,21 @@ int64_t Engine::position_limit() const {
 
 std::vector<Engine::Part> Engine::plan() {
   // Requests are met in their order, so that room is only ever taken from those that are not planned yet.
-  bool decoding = false;
-  for (const Pointer& sequence : running_) decoding = decoding || sequence->decodes();
-  int64_t left =
-      decoding ? std::min(options_.most_prefill, options_.most_tokens - 2 * running()) : options_.most_tokens;
-  left = std::max<int64_t>(left, decoding ? 0 : 1);
+  const auto decoding =
+      std::count_if(running_.begin(), running_.end(), [](const Pointer& sequence) { return sequence->decodes(); });
+  const bool verify = options_.always_draft || (options_.drafts > 0 && policy_.verifies(decoding));
+  // Requests that do not decode yet leave the room that they will need.
+  int64_t left = options_.most_tokens;
+  if (decoding > 0) left = std::min(options_.most_prefill, left - (1 + options_.drafts) * running());
+  left = std::max<int64_t>(left, decoding > 0 ? 0 : 1);
   std::vector<Part> parts;
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence& sequence = *running_[i];
-    Part part{&sequence, 1, false};
-    if (sequence.decodes()) {
-      part.with_draft = sequence.draft && sequence.held + 1 < position_limit();
+    Part part{&sequence, 1};
+    part.decodes = sequence.decodes();
+    if (part.decodes) {
+      const int64_t room = position_limit() - (sequence.held + 1);
+      if (verify) part.drafts = std::clamp<int64_t>(room, 0, std::ssize(sequence.drafts));
     } else {
       // The prompt's positions and those of drawn tokens (after a preemption) have attention of their own form.
       const int64_t until = sequence.held < sequence.prompt() ? sequence.prompt() : std::ssize(sequence.tokens);
@@ -251,7 +282,7 @@ std::vector<Engine::Part> Engine::plan() {
       if (part.count == 0) continue;
     }
     if (!make_room(i, sequence.held + part.rows())) break;
-    if (!sequence.decodes()) left -= part.count;
+    if (!part.decodes) left -= part.count;
     parts.push_back(part);
   }
   return parts;
@@ -272,9 +303,9 @@ void Engine::run(std::vector<Part>& parts) {
     part.first = std::ssize(tokens);
     const auto begin = sequence.tokens.begin() + sequence.held;
     tokens.insert(tokens.end(), begin, begin + part.count);
-    if (part.with_draft) tokens.push_back(*sequence.draft);
+    tokens.insert(tokens.end(), sequence.drafts.begin(), sequence.drafts.begin() + part.drafts);
     spans.push_back({&sequence.cache, sequence.held, part.first, part.rows(), form_of(part)});
-    (sequence.decodes() ? counters_.decoded : counters_.prefilled) += part.rows();
+    (part.decodes ? counters_.decoded : counters_.prefilled) += part.rows();
     part.logits = std::ssize(wanted);
     if (sequence.missing() == part.count) {
       for (int64_t row = part.count - 1; row < part.rows(); ++row) {
@@ -282,9 +313,11 @@ void Engine::run(std::vector<Part>& parts) {
       }
     }
   }
+  const int64_t experts_before = workspace_.experts_run;
   forward(model_, {tokens, spans}, workspace_, team_);
+  counters_.experts_run += workspace_.experts_run - experts_before;
   const int64_t hidden = model_.config.hidden_size;
-  if (options_.speculate) {
+  if (options_.drafts > 0) {
     const auto* normed = workspace_.normed.as<float>();
     states_.assign(normed, normed + std::ssize(tokens) * hidden);
   }
@@ -305,58 +338,61 @@ void Engine::draw(std::vector<Part>& parts, const std::function<void(const Token
     const bool complete = sequence.missing() == part.count;
     const bool first_time = sequence.held < sequence.prompt() && complete;
     sequence.held += part.count;
+    if (part.position < sequence.prompt()) {
+      sequence.usage.prefilled = std::min(sequence.held, sequence.prompt()) - sequence.usage.hit_tokens;
+    }
     if (!complete) continue;
-    std::optional<EndReason> reason;
-    const int64_t rows = part.with_draft ? 2 : 1;
-    for (int64_t row = 0; row < rows && !reason; ++row) {
+    std::optional<FinishReason> reason;
+    for (int64_t row = 0; row <= part.drafts && !reason; ++row) {
       SampledToken sampled = sequence.sampler.sample(logits_row(part.logits + row));
       const int32_t token = sampled.token;
       const auto& ends = sequence.request.end_tokens;
-      const bool agrees = row == 0 && part.with_draft && token == *sequence.draft;
-      if (row == 0 && part.with_draft) {
-        ++sequence.usage.drafts;
-        ++counters_.drafts;
-        sequence.usage.accepted += agrees ? 1 : 0;
-        counters_.accepted += agrees ? 1 : 0;
+      const bool agrees = row < part.drafts && token == sequence.drafts[static_cast<size_t>(row)];
+      if (agrees) {
+        ++sequence.usage.accepted;
+        ++counters_.accepted;
       }
       if (std::find(ends.begin(), ends.end(), token) != ends.end()) {
-        reason = EndReason::stop;
+        reason = FinishReason::stop;
         break;
       }
       sequence.tokens.push_back(token);
       ++sequence.usage.new_tokens;
       on_event({sequence.id, std::move(sampled), std::nullopt});
       if (sequence.usage.new_tokens == sequence.request.max_new_tokens) {
-        reason = EndReason::length;
+        reason = FinishReason::length;
       } else if (std::ssize(sequence.tokens) > position_limit()) {
         const int64_t most = model_.config.max_position_embeddings;
-        reason = most > 0 && std::ssize(sequence.tokens) > most ? EndReason::length : EndReason::insufficient_resource;
+        reason = most > 0 && std::ssize(sequence.tokens) > most ? FinishReason::length
+                                                                : FinishReason::insufficient_system_resource;
       }
       if (!agrees) break;
       ++sequence.held;
     }
-    sequence.draft.reset();
+    sequence.usage.drafts += part.drafts;
+    counters_.drafts += part.drafts;
+    sequence.drafts.clear();
     if (reason) {
       part.sequence = nullptr;
       const auto at =
           std::find_if(running_.begin(), running_.end(), [&](const Pointer& p) { return p.get() == &sequence; });
       end(static_cast<size_t>(at - running_.begin()), *reason, on_event);
-    } else if (first_time && !options_.speculate) {
+    } else if (first_time && !sequence.drafting) {
       keep_pages(sequence);
     }
   }
 }
 
-// The MTP layer over the positions of this step; where a request goes on, its next draft.
+// The MTP layer over the positions of this step; where a request goes on, its next drafts.
 void Engine::draft(const std::vector<Part>& parts) {
   const auto hidden = static_cast<size_t>(model_.config.hidden_size);
   std::vector<int32_t> tokens;
   std::vector<Span> spans;
   std::vector<float> previous;
   std::vector<int32_t> wanted;
-  std::vector<Sequence*> of_row;
+  std::vector<Sequence*> drafting;
   for (const Part& part : parts) {
-    if (part.sequence == nullptr) continue;
+    if (part.sequence == nullptr || !part.sequence->drafting) continue;
     Sequence& sequence = *part.sequence;
     const int64_t count = sequence.held - part.position;
     const auto first = std::ssize(tokens);
@@ -367,7 +403,7 @@ void Engine::draft(const std::vector<Part>& parts) {
     spans.push_back({&sequence.cache, part.position, first, count, form_of(part)});
     if (sequence.decodes()) {
       wanted.push_back(static_cast<int32_t>(first + count - 1));
-      of_row.push_back(&sequence);
+      drafting.push_back(&sequence);
     }
     const bool first_time = part.position < sequence.prompt() && sequence.held >= sequence.prompt();
     sequence.mtp_held = sequence.held;
@@ -375,17 +411,57 @@ void Engine::draft(const std::vector<Part>& parts) {
   }
   if (tokens.empty()) return;
   mtp_forward(model_, 0, {tokens, spans}, previous.data(), workspace_, team_);
+  draw_drafts(wanted, drafting);
+  for (int64_t depth = 1; depth < options_.drafts && !drafting.empty(); ++depth) drafting = chain_drafts(drafting);
+}
+
+// The likeliest token of each row of the MTP layer's states, which stay in `states_` for the next draft.
+void Engine::draw_drafts(std::span<const int32_t> wanted, std::span<Sequence* const> sequences) {
   if (wanted.empty()) return;
   const Weight& head = model_.weights.layers[static_cast<size_t>(model_.config.num_hidden_layers)].mtp->shared_head;
   logits_.resize(wanted.size() * static_cast<size_t>(model_.config.vocab_size));
+  const auto hidden = static_cast<size_t>(model_.config.hidden_size);
+  states_.resize(wanted.size() * hidden);
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    std::copy_n(workspace_.normed.as<float>() + static_cast<size_t>(wanted[i]) * hidden, hidden,
+                states_.begin() + static_cast<std::ptrdiff_t>(i * hidden));
+  }
   compute_logits(model_, head, wanted, workspace_, team_, logits_.data());
-  for (size_t i = 0; i < wanted.size(); ++i) of_row[i]->draft = arg_max(logits_row(static_cast<int64_t>(i)));
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    sequences[i]->drafts.push_back(arg_max(logits_row(static_cast<int64_t>(i))));
+  }
+}
+
+// One more draft from the last ones: the layer takes its own state for the main model's. What it leaves in the cache
+// behind the positions that are held is overwritten when they are. The result: those that could be given one.
+std::vector<Engine::Sequence*> Engine::chain_drafts(std::span<Sequence* const> sequences) {
+  std::vector<int32_t> tokens;
+  std::vector<Span> spans;
+  std::vector<int32_t> rows;
+  std::vector<Sequence*> chained;
+  const auto hidden = static_cast<size_t>(model_.config.hidden_size);
+  std::vector<float> previous;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    Sequence& sequence = *sequences[i];
+    const int64_t position = sequence.held + std::ssize(sequence.drafts) - 1;
+    if (position >= position_limit() || !sequence.cache.reserve(position + 1)) continue;
+    rows.push_back(static_cast<int32_t>(tokens.size()));
+    spans.push_back({&sequence.cache, position, std::ssize(tokens), 1, AttentionForm::absorbed});
+    tokens.push_back(sequence.drafts.back());
+    const auto state = states_.begin() + static_cast<std::ptrdiff_t>(i * hidden);
+    previous.insert(previous.end(), state, state + static_cast<std::ptrdiff_t>(hidden));
+    chained.push_back(&sequence);
+  }
+  if (tokens.empty()) return chained;
+  mtp_forward(model_, 0, {tokens, spans}, previous.data(), workspace_, team_);
+  draw_drafts(rows, chained);
+  return chained;
 }
 
 void Engine::keep_pages(const Sequence& sequence) {
   if (!options_.share_prefixes) return;
-  const int64_t whole = options_.speculate ? std::min(sequence.held, sequence.mtp_held) : sequence.held;
-  tree_.insert(std::span(sequence.tokens).first(static_cast<size_t>(whole)), sequence.cache);
+  const auto held = std::span(sequence.tokens).first(static_cast<size_t>(sequence.held));
+  tree_.insert(held, std::min(sequence.held, sequence.mtp_held), sequence.cache);
 }
 
 }  // namespace fathom

@@ -9,22 +9,23 @@
 #include <vector>
 
 #include "base/thread_team.h"
+#include "engine/draft_policy.h"
 #include "engine/prefix_tree.h"
 #include "engine/sampling.h"
 #include "model/transformer.h"
 
 namespace fathom {
 
-/// Why the tokens of a request ended.
-enum class EndReason {
-  stop,                   ///< one of its end tokens
-  length,                 ///< `max_new_tokens`, or no position is left
-  cancelled,              ///< `Engine::cancel`
-  insufficient_resource,  ///< it does not fit the cache even alone
+/// Why an answer ended.
+enum class FinishReason {
+  stop,                         ///< one of its end tokens, or a stop string
+  length,                       ///< `max_new_tokens`, or no position is left
+  cancelled,                    ///< the caller said so
+  insufficient_system_resource  ///< it does not fit the cache even alone
 };
 
-/// "stop", "length", "cancelled", "insufficient_system_resource".
-std::string_view end_reason_name(EndReason reason);
+/// "stop", "length", "cancelled", "insufficient_system_resource", as DeepSeek's API has them.
+std::string_view finish_reason_name(FinishReason reason);
 
 struct EngineRequest {
   std::vector<int32_t> prompt;
@@ -38,13 +39,14 @@ struct EngineRequest {
 struct TokenEvent {
   int64_t request = 0;
   std::optional<SampledToken> token;
-  std::optional<EndReason> end;
+  std::optional<FinishReason> end;
 };
 
 /// What a request was worth; complete with its end.
 struct RequestUsage {
   int64_t prompt_tokens = 0;
   int64_t hit_tokens = 0;   ///< of the prompt, found in the cache at its first admission
+  int64_t prefilled = 0;    ///< of the rest, computed so far
   int64_t new_tokens = 0;   ///< handed out
   int64_t drafts = 0;       ///< tokens that the MTP layer proposed
   int64_t accepted = 0;     ///< of these, those that the model then drew
@@ -58,6 +60,7 @@ struct EngineCounters {
   int64_t decoded = 0;    ///< positions of drawn tokens and drafts
   int64_t drafts = 0, accepted = 0;
   int64_t preemptions = 0;
+  int64_t experts_run = 0;  ///< routed experts that had tokens, summed over steps and the main model's layers
 };
 
 struct EngineOptions {
@@ -67,10 +70,15 @@ struct EngineOptions {
   int64_t most_running = 16;    ///< requests that hold cache at once
   int64_t most_waiting = 1024;  ///< requests that wait; one more is refused
   bool share_prefixes = true;   ///< keep and reuse the pages of what was computed
-  bool speculate = false;       ///< draft one token with the MTP layer and verify it in the same pass
+  /// Most tokens that the MTP layer drafts, one from the other, to be verified in the next step; 0: none.
+  int64_t drafts = 0;
+  bool always_draft = false;  ///< even where it costs more than it saves (DraftPolicy)
 };
 
 /// Runs many requests on one model: each step is one flat batch of prefill chunks, decoded tokens and verifications.
+///
+/// Drafts: the MTP layer runs over what a step computed, and from its last state on over its own drafts. They are used
+/// where they pay (DraftPolicy); a request that goes on without the layer does so to its end.
 ///
 /// One answer: the tokens of a request depend on its prompt, options and seed alone. Neighbours, chunks, speculation
 /// and preemption change nothing; a prefix found in the cache can change the form of the prompt's attention
@@ -96,6 +104,8 @@ class Engine {
   const EngineCounters& counters() const { return counters_; }
   /// Of a request that has not ended, or whose end was handed out in the latest step that ended any.
   const RequestUsage* usage(int64_t request) const;
+  /// Gives up all pages that no request uses.
+  void forget() { tree_.free_pages(pool_.pages()); }
   int64_t free_pages() const { return pool_.free_pages(); }
   int64_t kept_pages() const { return tree_.pages(); }
 
@@ -115,21 +125,23 @@ class Engine {
     int64_t held = 0;                   // positions whose latents are computed
     int64_t mtp_held = 0;               // the same of the MTP layer
     std::optional<AttentionForm> form;  // of the prompt, chosen at the first admission
-    std::optional<int32_t> draft;       // for the position behind the last token
+    bool drafting = false;              // the MTP layer follows it: mtp_held is held between steps
+    std::vector<int32_t> drafts;        // for the positions behind the last token
     bool cancelled = false;
     RequestUsage usage;
   };
   using Pointer = std::unique_ptr<Sequence>;
 
-  // A sequence's part of a step: tokens [position, position + count), then its draft.
+  // A sequence's part of a step: tokens [position, position + count), then drafts.
   struct Part {
     Sequence* sequence;  // null once it has ended
     int64_t count;
-    bool with_draft;
+    int64_t drafts = 0;    // how many
     int64_t first = 0;     // row of the batch
     int64_t position = 0;  // of its first token
     int64_t logits = 0;    // row of the logits, if it is complete
-    int64_t rows() const { return count + (with_draft ? 1 : 0); }
+    bool decodes = false;
+    int64_t rows() const { return count + drafts; }
   };
   using Events = std::function<void(const TokenEvent&)>;
 
@@ -143,7 +155,10 @@ class Engine {
   void run(std::vector<Part>& parts);
   void draw(std::vector<Part>& parts, const Events& on_event);
   void draft(const std::vector<Part>& parts);
-  void end(size_t index, EndReason reason, const Events& on_event);
+  void draw_drafts(std::span<const int32_t> wanted, std::span<Sequence* const> sequences);
+  std::vector<Sequence*> chain_drafts(std::span<Sequence* const> sequences);
+  void stop_drafting();
+  void end(size_t index, FinishReason reason, const Events& on_event);
   void keep_pages(const Sequence& sequence);
   AttentionForm form_of(const Part& part) const;
   int64_t position_limit() const;
@@ -155,6 +170,7 @@ class Engine {
   Workspace workspace_;
   LatentPool pool_;
   PrefixTree tree_;
+  DraftPolicy policy_;
   std::deque<Pointer> waiting_;   // in order of admission
   std::vector<Pointer> running_;  // the same
   std::vector<Pointer> ended_;    // in this step

@@ -1,119 +1,94 @@
 #include "engine/generate.h"
 
 #include <algorithm>
-#include <chrono>
+#include <utility>
 
 #include "base/error.h"
 #include "engine/session.h"
 
 namespace fathom {
 
-namespace {
-
-double milliseconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-}
-
-}  // namespace
-
-std::string_view finish_reason_name(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::stop:
-      return "stop";
-    case FinishReason::length:
-      return "length";
-    case FinishReason::cancelled:
-      return "cancelled";
-  }
-  return "length";
-}
-
 double GenerationTimings::tokens_per_second() const {
-  return decode_tokens > 0 && decode_ms > 0 ? 1000.0 * static_cast<double>(decode_tokens) / decode_ms : 0;
+  return decode_tokens > 0 ? static_cast<double>(decode_tokens) * 1000 / decode_ms : 0;
 }
 
-Generation generate(const SequenceModel& model, const Tokenizer* tokenizer, const GenerationRequest& request,
-                    const GenerationCallbacks& callbacks) {
-  if (request.max_new_tokens < 1) {
-    throw_bad_input("max_new_tokens must be at least 1; {} was given", request.max_new_tokens);
-  }
-  Sampler sampler(request.sampling);
-  sampler.observe_prompt(request.prompt);
-  AnswerText answer(tokenizer, request.stop);
-
-  Generation result;
-  const auto prefill_start = std::chrono::steady_clock::now();
-  std::span<const float> logits = model.prefill(request.prompt);
-  result.timings.prefill_ms = milliseconds_since(prefill_start);
-  result.timings.reused_tokens = model.reused_tokens ? model.reused_tokens() : 0;
-  const auto prompt_tokens = static_cast<int64_t>(request.prompt.size());
-  result.timings.prefill_tokens = prompt_tokens - result.timings.reused_tokens;
-
-  while (true) {
-    SampledToken sampled = sampler.sample(logits);
-    const int32_t token = sampled.token;
-    if (std::find(request.end_tokens.begin(), request.end_tokens.end(), token) != request.end_tokens.end()) {
-      result.finish_reason = FinishReason::stop;
-      break;
-    }
-    result.tokens.push_back(token);
-    if (request.sampling.logprobs >= 0) result.logprobs.push_back(std::move(sampled));
-    const std::string text = answer.push(token);
-    result.text += text;
-    const bool go_on = !callbacks.on_token || callbacks.on_token(token, text);
-    if (answer.stopped()) {
-      result.finish_reason = FinishReason::stop;
-      break;
-    }
-    if (!go_on) {
-      result.finish_reason = FinishReason::cancelled;
-      break;
-    }
-    const auto generated = static_cast<int64_t>(result.tokens.size());
-    if (generated == request.max_new_tokens || prompt_tokens + generated > model.context) {
-      result.finish_reason = FinishReason::length;
-      break;
-    }
-    const auto decode_start = std::chrono::steady_clock::now();
-    logits = model.decode(token);
-    result.timings.decode_ms += milliseconds_since(decode_start);
-    ++result.timings.decode_tokens;
-  }
-
-  if (!answer.stopped()) {
-    const std::string rest = answer.finish();
-    if (answer.stopped()) result.finish_reason = FinishReason::stop;
-    result.text += rest;
-    if (!rest.empty() && callbacks.on_token) callbacks.on_token(-1, rest);
-  }
-  return result;
-}
-
-Generation generate(Session& session, const Tokenizer* tokenizer, const GenerationRequest& request,
-                    const GenerationCallbacks& callbacks) {
-  SequenceModel model;
-  model.prefill = [&](std::span<const int32_t> tokens) { return session.prefill(tokens, callbacks.on_prefill); };
-  model.decode = [&](int32_t token) { return session.decode(token); };
-  model.reused_tokens = [&] { return session.reused_tokens(); };
-  model.context = session.context();
-  return generate(model, tokenizer, request, callbacks);
-}
-
-AnswerText::AnswerText(const Tokenizer* tokenizer, const std::vector<std::string>& stop) : matcher_(stop) {
+AnswerBuilder::AnswerBuilder(const Tokenizer* tokenizer, const GenerationRequest& request)
+    : request_(request), matcher_(request.stop) {
   if (tokenizer != nullptr) decoder_.emplace(*tokenizer);
-  if (!stop.empty() && !decoder_) {
+  if (!request.stop.empty() && !decoder_) {
     throw_bad_input("stop strings need a tokenizer.json, which the checkpoint does not have");
   }
 }
 
-std::string AnswerText::push(int32_t token) {
-  return decoder_ ? matcher_.push(decoder_->push(token)) : std::string();
+std::string AnswerBuilder::add(const SampledToken& token) {
+  if (stopped()) return {};
+  if (generation_.tokens.empty()) first_ = Clock::now();
+  generation_.tokens.push_back(token.token);
+  if (request_.sampling.logprobs >= 0) generation_.logprobs.push_back(token);
+  std::string text = decoder_ ? matcher_.push(decoder_->push(token.token)) : std::string();
+  generation_.text += text;
+  return text;
 }
 
-std::string AnswerText::finish() {
-  if (!decoder_ || stopped()) return {};
-  std::string rest = matcher_.push(decoder_->finish());
-  return stopped() ? rest : rest + matcher_.finish();
+std::string AnswerBuilder::end(FinishReason reason, const RequestUsage& usage) {
+  const auto milliseconds = [](Clock::time_point from, Clock::time_point to) {
+    return std::chrono::duration<double, std::milli>(to - from).count();
+  };
+  const Clock::time_point now = Clock::now();
+  if (generation_.tokens.empty()) first_ = now;
+  std::string rest;
+  if (decoder_ && !stopped()) {
+    rest = matcher_.push(decoder_->finish());
+    if (!stopped()) rest += matcher_.finish();
+  }
+  generation_.text += rest;
+  generation_.finish_reason = stopped() ? FinishReason::stop : reason;
+  GenerationTimings& timings = generation_.timings;
+  timings.reused_tokens = usage.hit_tokens;
+  timings.prefill_tokens = usage.prompt_tokens - usage.hit_tokens;
+  timings.prefill_ms = milliseconds(begin_, first_);
+  timings.decode_tokens = std::max<int64_t>(0, std::ssize(generation_.tokens) - 1);
+  timings.decode_ms = milliseconds(first_, now);
+  timings.drafts = usage.drafts;
+  timings.accepted = usage.accepted;
+  return rest;
+}
+
+Generation generate(Session& session, const Tokenizer* tokenizer, const GenerationRequest& request,
+                    const GenerationCallbacks& callbacks) {
+  AnswerBuilder answer(tokenizer, request);
+  Engine& engine = session.engine();
+  const int64_t id = engine.submit(session.bounded(request));
+  bool done = false;
+  bool first = false;
+  bool unwanted = false;
+  const auto on_event = [&](const TokenEvent& event) {
+    std::string text;
+    if (event.token && !answer.stopped() && !unwanted) {
+      first = true;
+      text = answer.add(*event.token);
+      unwanted = callbacks.on_token && !callbacks.on_token(event.token->token, text);
+      if (unwanted || answer.stopped()) engine.cancel(id);
+    }
+    if (!event.end) return;
+    done = true;
+    text = answer.end(*event.end, *engine.usage(id));
+    if (!text.empty() && callbacks.on_token) callbacks.on_token(-1, text);
+  };
+  try {
+    while (!done) {
+      engine.step(on_event);
+      const RequestUsage* usage = engine.usage(id);
+      if (!first && !done && callbacks.on_prefill && usage != nullptr) {
+        callbacks.on_prefill(usage->prefilled, usage->prompt_tokens - usage->hit_tokens);
+      }
+    }
+  } catch (...) {
+    engine.cancel(id);
+    while (engine.running() + engine.waiting() > 0) engine.step([](const TokenEvent&) {});
+    throw;
+  }
+  return answer.generation();
 }
 
 StopMatcher::StopMatcher(std::vector<std::string> stop) : stop_(std::move(stop)) {

@@ -1,35 +1,22 @@
 #pragma once
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "engine/sampling.h"
+#include "engine/engine.h"
 #include "text/tokenizer.h"
 
 namespace fathom {
 
 class Session;
 
-/// Why a generation ended.
-enum class FinishReason {
-  stop,       ///< the model's end token, or a stop string
-  length,     ///< `max_new_tokens` or the context is full
-  cancelled,  ///< the caller's callback said so
-};
-
-/// "stop", "length", "cancelled".
-std::string_view finish_reason_name(FinishReason reason);
-
-struct GenerationRequest {
-  std::vector<int32_t> prompt;
-  SamplingOptions sampling;
-  int64_t max_new_tokens = 256;
-  std::vector<int32_t> end_tokens;  ///< the model's end-of-text ids; a generation that draws one ends without it
-  std::vector<std::string> stop;    ///< the text ends before the first of these; needs a tokenizer
+/// A request whose answer is a text.
+struct GenerationRequest : EngineRequest {
+  std::vector<std::string> stop;  ///< the text ends before the first of these; needs a tokenizer
 };
 
 struct GenerationCallbacks {
@@ -44,10 +31,11 @@ struct GenerationCallbacks {
 struct GenerationTimings {
   int64_t prefill_tokens = 0;  ///< prompt tokens that were computed
   int64_t reused_tokens = 0;   ///< prompt tokens whose cache was held already
-  double prefill_ms = 0;
-  int64_t decode_tokens = 0;  ///< passes of one token; the first token of an answer comes from the prefill
+  double prefill_ms = 0;       ///< to the first token, waiting included
+  int64_t decode_tokens = 0;   ///< all but the first, which comes from the prefill
   double decode_ms = 0;
-  /// Decode passes per second; 0 if there were none.
+  int64_t drafts = 0, accepted = 0;  ///< of speculation
+  /// Decoded tokens per second; 0 if there were none.
   double tokens_per_second() const;
 };
 
@@ -75,41 +63,34 @@ class StopMatcher {
   bool matched_ = false;
 };
 
-/// The text of an answer as its tokens come: what is certain, and where it ends.
-class AnswerText {
+/// Makes an answer of the events of its request.
+class AnswerBuilder {
  public:
-  /// `tokenizer` may be null: no text then. `bad_input` for stop strings without one, or an empty one.
-  AnswerText(const Tokenizer* tokenizer, const std::vector<std::string>& stop);
-  /// The text that became certain with a token.
-  std::string push(int32_t token);
-  /// What was held back to the end.
-  std::string finish();
-  /// A stop string has come: what follows does not belong to the answer.
+  /// `tokenizer` may be null: no text then; request and tokenizer outlive it. `bad_input` for stop strings without a
+  /// tokenizer, or an empty one.
+  AnswerBuilder(const Tokenizer* tokenizer, const GenerationRequest& request);
+  /// One more token; the result is the text that became certain with it.
+  std::string add(const SampledToken& token);
+  /// A stop string has come: what follows does not belong to the answer, and its request can be cancelled.
   bool stopped() const { return matcher_.matched(); }
+  /// The end of the request. The result is text that was held back to the end; the generation is complete.
+  std::string end(FinishReason reason, const RequestUsage& usage);
+  const Generation& generation() const { return generation_; }
 
  private:
+  using Clock = std::chrono::steady_clock;
+  const GenerationRequest& request_;
   StopMatcher matcher_;
   std::optional<StreamDecoder> decoder_;
+  Generation generation_;
+  Clock::time_point begin_ = Clock::now();
+  Clock::time_point first_;
 };
 
-/// What the loop needs of a model: a `Session`, or a test's own.
-struct SequenceModel {
-  std::function<std::span<const float>(std::span<const int32_t> tokens)> prefill;
-  std::function<std::span<const float>(int32_t token)> decode;
-  std::function<int64_t()> reused_tokens;
-  int64_t context = 0;  ///< most positions
-};
-
-/// Prefills the prompt, then draws and decodes until the request says stop. The last token drawn is not decoded:
-/// afterwards the model holds the prompt and all tokens but the last.
+/// Answers one request on a session, whose cache is used as far as the prompt agrees with what it holds.
 ///
-/// Errors:  what the model throws; `bad_input` for stop strings without a tokenizer, an empty stop string, or
-///          `max_new_tokens` below 1.
-/// Threads: one at a time per model.
-Generation generate(const SequenceModel& model, const Tokenizer* tokenizer, const GenerationRequest& request,
-                    const GenerationCallbacks& callbacks = {});
-
-/// The same on a session, whose cache is used as far as the prompt agrees with the sequence it holds.
+/// Errors:  what Engine::submit and AnswerBuilder refuse, and `bad_input` for a prompt longer than the context; what
+///          callbacks throw, after which the session can be used again.
 Generation generate(Session& session, const Tokenizer* tokenizer, const GenerationRequest& request,
                     const GenerationCallbacks& callbacks = {});
 

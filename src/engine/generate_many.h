@@ -10,7 +10,7 @@ namespace fathom {
 struct GenerateManyOptions {
   int64_t together = 16;   ///< requests that run at once
   int64_t context = 4096;  ///< most positions of a request
-  bool speculate = false;  ///< with the MTP layer
+  int64_t drafts = 0;      ///< see EngineOptions
   bool share_prefixes = true;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <queue>
+#include <utility>
 
 namespace fathom {
 namespace {
@@ -52,18 +53,19 @@ int64_t PrefixTree::match(std::span<const int32_t> tokens) const {
   return total;
 }
 
-int64_t PrefixTree::share(std::span<const int32_t> tokens, LatentCache& cache) {
+PrefixTree::Shared PrefixTree::share(std::span<const int32_t> tokens, LatentCache& cache) {
   ++time_;
-  int64_t total = 0;
+  Shared total;
   walk(tokens, [&](Node& node, int64_t agree) {
     node.used = time_;
     cache.share_page(node.page);
-    total += agree;
+    if (node.with_mtp && total.with_mtp == total.tokens) total.with_mtp += agree;
+    total.tokens += agree;
   });
   return total;
 }
 
-void PrefixTree::insert(std::span<const int32_t> tokens, const LatentCache& cache) {
+void PrefixTree::insert(std::span<const int32_t> tokens, int64_t with_mtp, const LatentCache& cache) {
   ++time_;
   Node* node = &root_;
   const int64_t pages = std::min(std::ssize(tokens) / kPage, std::ssize(cache.ids()));
@@ -73,12 +75,20 @@ void PrefixTree::insert(std::span<const int32_t> tokens, const LatentCache& cach
     const auto same = std::find_if(nodes.begin(), nodes.end(), [&](const auto& child) {
       return std::equal(part.begin(), part.end(), child->tokens.begin());
     });
+    const int64_t page = cache.ids()[static_cast<size_t>(p)];
+    const bool whole = (p + 1) * kPage <= with_mtp;
     if (same != nodes.end()) {
       node = same->get();
+      if (whole && !node->with_mtp) {
+        pool_.share(page);
+        pool_.give_back(std::exchange(node->page, page));
+        node->with_mtp = true;
+      }
     } else {
       auto child = std::make_unique<Node>();
       child->tokens.assign(part.begin(), part.end());
-      child->page = cache.ids()[static_cast<size_t>(p)];
+      child->page = page;
+      child->with_mtp = whole;
       child->parent = node;
       pool_.share(child->page);
       ++count_;

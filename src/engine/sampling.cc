@@ -28,6 +28,10 @@ void check_options(const SamplingOptions& options) {
         options.presence_penalty);
   check(std::abs(options.frequency_penalty) <= penalty_limit, "frequency_penalty", "between -1000000 and 1000000",
         options.frequency_penalty);
+  for (const auto& [token, bias] : options.logit_bias) {
+    check(token >= 0, "a token of logit_bias", "an id of the vocabulary", token);
+    check(std::abs(bias) <= 100, "a bias of logit_bias", "between -100 and 100", bias);
+  }
   check(options.logprobs >= -1, "logprobs", "-1 (none) or more", static_cast<double>(options.logprobs));
 }
 
@@ -199,34 +203,52 @@ void Sampler::observe_prompt(std::span<const int32_t> prompt) {
   for (const int32_t token : prompt) ++prompt_[token];
 }
 
-SampledToken Sampler::sample(std::span<const float> logits) {
+void Sampler::adjust(std::span<const float> logits, std::span<const uint64_t> allowed) {
+  scratch_.assign(logits.begin(), logits.end());
+  const auto in_range = [&](int32_t token) { return token >= 0 && static_cast<size_t>(token) < scratch_.size(); };
+  const auto repeat = [&](int32_t token) {
+    if (!in_range(token)) return;
+    float& logit = scratch_[token];
+    logit = static_cast<float>(logit > 0 ? logit / options_.repetition_penalty : logit * options_.repetition_penalty);
+  };
+  if (options_.repetition_penalty != 1) {
+    for (const auto& [token, count] : prompt_) repeat(token);
+    for (const auto& [token, count] : generated_) {
+      if (!prompt_.contains(token)) repeat(token);
+    }
+  }
+  if (options_.presence_penalty != 0 || options_.frequency_penalty != 0) {
+    for (const auto& [token, count] : generated_) {
+      if (!in_range(token)) continue;
+      scratch_[token] -=
+          static_cast<float>(options_.presence_penalty + options_.frequency_penalty * static_cast<double>(count));
+    }
+  }
+  for (const auto& [token, bias] : options_.logit_bias) {
+    if (!in_range(token)) continue;
+    scratch_[token] += static_cast<float>(bias);
+  }
+  if (allowed.empty()) return;
+  constexpr float kNever = -std::numeric_limits<float>::infinity();
+  bool any = false;
+  for (size_t begin = 0; begin < scratch_.size(); begin += 64) {
+    const uint64_t bits = allowed[begin / 64];
+    any = any || bits != 0;
+    if (bits == ~uint64_t{0}) continue;
+    const size_t end = std::min(begin + 64, scratch_.size());
+    for (size_t i = begin; i < end; ++i) scratch_[i] = (bits >> (i - begin) & 1) != 0 ? scratch_[i] : kNever;
+  }
+  if (!any) throw_failure("no token of the vocabulary can continue the answer as its grammar asks");
+}
+
+SampledToken Sampler::sample(std::span<const float> logits, std::span<const uint64_t> allowed) {
   if (logits.empty()) throw_failure("the model gave no logits to sample from");
   size_t best = greatest(logits);
   const std::span<const float> model_logits = logits;
-
-  const bool repetition = options_.repetition_penalty != 1;
-  const bool counts = options_.presence_penalty != 0 || options_.frequency_penalty != 0;
-  if (repetition || counts) {
-    scratch_.assign(logits.begin(), logits.end());
-    const auto in_range = [&](int32_t token) { return token >= 0 && static_cast<size_t>(token) < scratch_.size(); };
-    const auto repeat = [&](int32_t token) {
-      if (!in_range(token)) return;
-      float& logit = scratch_[token];
-      logit = static_cast<float>(logit > 0 ? logit / options_.repetition_penalty : logit * options_.repetition_penalty);
-    };
-    if (repetition) {
-      for (const auto& [token, count] : prompt_) repeat(token);
-      for (const auto& [token, count] : generated_) {
-        if (!prompt_.contains(token)) repeat(token);
-      }
-    }
-    if (counts) {
-      for (const auto& [token, count] : generated_) {
-        if (!in_range(token)) continue;
-        scratch_[token] -=
-            static_cast<float>(options_.presence_penalty + options_.frequency_penalty * static_cast<double>(count));
-      }
-    }
+  const bool as_they_are = options_.repetition_penalty == 1 && options_.presence_penalty == 0 &&
+                           options_.frequency_penalty == 0 && options_.logit_bias.empty() && allowed.empty();
+  if (!as_they_are) {
+    adjust(logits, allowed);
     logits = scratch_;
     best = greatest(logits);
   }

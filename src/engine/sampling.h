@@ -3,6 +3,7 @@
 #include <random>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace fathom {
@@ -16,6 +17,7 @@ struct SamplingOptions {
   double repetition_penalty = 1;  ///< logits of seen tokens are divided (if positive) or multiplied by it
   double presence_penalty = 0;    ///< subtracted once from generated tokens' logits
   double frequency_penalty = 0;   ///< subtracted per occurrence among generated tokens
+  std::vector<std::pair<int32_t, double>> logit_bias;  ///< (token, added to its logit); −100 and 100 decide alone
   uint64_t seed = 0;
   int64_t logprobs = -1;  ///< −1: none; n ≥ 0: of the chosen token and of the n likeliest
 };
@@ -38,12 +40,15 @@ class Sampler {
   explicit Sampler(const SamplingOptions& options);
   /// Counts prompt tokens for `repetition_penalty`.
   void observe_prompt(std::span<const int32_t> prompt);
-  /// One token from logits [V]; also counts it. No full sort of V.
-  SampledToken sample(std::span<const float> logits);
+  /// One token from logits [V]; also counts it. No full sort of V. `allowed`, if not empty, has a bit for each token
+  /// that may come: [ceil(V / 64)]; `failure` if none may.
+  SampledToken sample(std::span<const float> logits, std::span<const uint64_t> allowed = {});
 
  private:
   /// A random token among those that top_k, then top_p (of what top_k left), then min_p keep; `best` is the likeliest.
   int32_t draw(std::span<const float> logits, int32_t best);
+  /// In `scratch_`: the logits after penalties, biases and the mask.
+  void adjust(std::span<const float> logits, std::span<const uint64_t> allowed);
   void add_logprobs(std::span<const float> logits, SampledToken& sampled);
 
   SamplingOptions options_;

@@ -13,6 +13,7 @@ std::unique_ptr<LoadedModel> open_for_session(const std::string& directory, cons
   OpenOptions open;
   open.compute = options.compute;
   open.weights = options.weights;
+  open.fp8_cache = options.fp8_cache;
   open.on_progress = options.on_progress;
   // Before a minute of loading, not after it.
   open.on_plan = [&](const LoadedModel& model, const WeightPlan& plan) {
@@ -32,34 +33,12 @@ std::unique_ptr<LoadedModel> open_for_session(const std::string& directory, cons
 
 struct Session::Data {
   Data(const std::string& directory, const SessionOptions& wanted)
-      : options(wanted),
-        team(wanted.threads),
-        model(open_for_session(directory, wanted, team)),
-        cache(model->config, model->cache_dtype(), wanted.context),
-        workspace(*model, std::min(wanted.prefill_chunk, wanted.context), team.size()),
-        logits(static_cast<size_t>(model->config.vocab_size)) {
-    tokens.reserve(static_cast<size_t>(options.context));
-  }
-
-  // Computes `count` tokens behind those held and appends them.
-  void append(const int32_t* ids, int64_t count, AttentionForm form, bool want_logits) {
-    const Span span{&cache, static_cast<int64_t>(tokens.size()), 0, count, form};
-    forward(*model, {{ids, static_cast<size_t>(count)}, {&span, 1}}, workspace, team);
-    if (want_logits) {
-      const auto last = static_cast<int32_t>(count - 1);
-      compute_logits(*model, model->weights.lm_head, {&last, 1}, workspace, team, logits.data());
-    }
-    tokens.insert(tokens.end(), ids, ids + count);
-  }
+      : options(wanted), team(wanted.threads), model(open_for_session(directory, wanted, team)) {}
 
   SessionOptions options;
   ThreadTeam team;
   std::unique_ptr<LoadedModel> model;
-  LatentCache cache;
-  Workspace workspace;
-  std::vector<float> logits;
-  std::vector<int32_t> tokens;
-  int64_t reused = 0;
+  std::unique_ptr<Engine> engine;
 };
 
 Session::Session(const std::string& directory, const SessionOptions& options) {
@@ -87,48 +66,30 @@ int64_t Session::context() const {
   return data_->options.context;
 }
 
-std::span<const float> Session::prefill(std::span<const int32_t> tokens,
-                                        const std::function<void(int64_t, int64_t)>& progress) {
+int64_t Session::drafts() const {
+  return data_->options.drafts;
+}
+
+Engine& Session::engine() {
   Data& d = *data_;
-  check_tokens(d.model->config, tokens);
-  if (static_cast<int64_t>(tokens.size()) > d.options.context) {
-    throw_bad_input("The prompt has {} tokens; the context holds {}.", tokens.size(), d.options.context);
+  if (!d.engine) {
+    EngineOptions options;
+    // One more, for the copy of a page that a prompt shares in part.
+    options.cache_pages = LatentPool::pages_for(d.options.context) + 1;
+    options.most_running = 1;
+    options.drafts = d.options.drafts;
+    options.most_tokens = std::max(1 + options.drafts, std::min(d.options.prefill_chunk, d.options.context));
+    d.engine = std::make_unique<Engine>(*d.model, options, d.team);
   }
-
-  const size_t most = std::min(tokens.size(), d.tokens.size());
-  auto common = static_cast<size_t>(std::mismatch(tokens.begin(), tokens.begin() + most, d.tokens.begin()).first -
-                                    tokens.begin());
-  // The last token is computed even if it is held: its logits are not.
-  common = std::min(common, tokens.size() - 1);
-  d.tokens.resize(common);
-  d.reused = static_cast<int64_t>(common);
-  const auto total = static_cast<int64_t>(tokens.size() - common);
-  const AttentionForm form = choose_attention(d.model->config, total, d.reused);
-  for (int64_t done = 0; done < total;) {
-    const int64_t count = std::min(d.workspace.max_tokens, total - done);
-    d.append(tokens.data() + common + done, count, form, done + count == total);
-    done += count;
-    if (progress) progress(done, total);
-  }
-  return d.logits;
+  return *d.engine;
 }
 
-std::span<const float> Session::decode(int32_t token) {
-  Data& d = *data_;
-  check_tokens(d.model->config, {&token, 1});
-  if (static_cast<int64_t>(d.tokens.size()) >= d.options.context) {
-    throw_bad_input("The context of {} positions is full.", d.options.context);
-  }
-  d.append(&token, 1, AttentionForm::absorbed, true);
-  return d.logits;
-}
-
-const std::vector<int32_t>& Session::tokens() const {
-  return data_->tokens;
-}
-
-int64_t Session::reused_tokens() const {
-  return data_->reused;
+EngineRequest Session::bounded(EngineRequest request) const {
+  const auto length = std::ssize(request.prompt);
+  if (length > context()) throw_bad_input("The prompt has {} tokens; the context holds {}.", length, context());
+  // The last token of an answer needs no position.
+  request.max_new_tokens = std::min(request.max_new_tokens, context() + 1 - length);
+  return request;
 }
 
 std::optional<ExpertCounters> Session::expert_counters() const {
@@ -137,8 +98,7 @@ std::optional<ExpertCounters> Session::expert_counters() const {
 }
 
 void Session::clear() {
-  data_->tokens.clear();
-  data_->reused = 0;
+  if (data_->engine) data_->engine->forget();
 }
 
 }  // namespace fathom

@@ -28,11 +28,11 @@ TEST(GenerateMany, GivesEachPromptItsOwnAnswerInOrder) {
     if (requests.size() % 3 == 0) request.stop = {". "};
     requests.push_back(request);
   }
-  for (const bool speculate : {false, true}) {
+  for (const int64_t drafts : {0, 1}) {
     GenerateManyOptions options;
     options.together = 3;
     options.context = 200;
-    options.speculate = speculate;
+    options.drafts = drafts;
     std::vector<Generation> results;
     const EngineCounters counters = generate_many(
         session.model(), tokenizer.get(), requests, options, session.team(), [] { return false; },
@@ -40,7 +40,7 @@ TEST(GenerateMany, GivesEachPromptItsOwnAnswerInOrder) {
           EXPECT_EQ(index, results.size());
           results.push_back(result);
         });
-    EXPECT_EQ(counters.accepted > 0, speculate);
+    EXPECT_EQ(counters.accepted > 0, drafts > 0);
     ASSERT_EQ(results.size(), requests.size());
     for (size_t i = 0; i < requests.size(); ++i) {
       session.clear();

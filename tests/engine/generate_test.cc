@@ -2,50 +2,16 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "base/error.h"
 #include "engine/byte_tokenizer.h"
+#include "engine/session.h"
 #include "text/tokenizer.h"
 
 namespace fathom {
 namespace {
-
-constexpr int32_t kVocabulary = 300;
-
-/// A model that says what a test wrote down: the logits after n tokens favour `script[n − prompt]`.
-class ScriptedModel {
- public:
-  ScriptedModel(std::vector<int32_t> script, int64_t context) : script_(std::move(script)) {
-    model_.prefill = [this](std::span<const int32_t> tokens) {
-      held.assign(tokens.begin(), tokens.end());
-      position_ = 0;
-      return logits();
-    };
-    model_.decode = [this](int32_t token) {
-      held.push_back(token);
-      ++position_;
-      return logits();
-    };
-    model_.reused_tokens = [] { return int64_t{1}; };
-    model_.context = context;
-  }
-
-  const SequenceModel& model() const { return model_; }
-  std::vector<int32_t> held;
-
- private:
-  std::span<const float> logits() {
-    logits_.assign(kVocabulary, 0.0f);
-    logits_[position_ < script_.size() ? script_[position_] : 0] = 5;
-    return logits_;
-  }
-
-  std::vector<int32_t> script_;
-  std::vector<float> logits_;
-  size_t position_ = 0;
-  SequenceModel model_;
-};
 
 std::vector<int32_t> bytes_of(const std::string& text) {
   std::vector<int32_t> ids;
@@ -53,125 +19,163 @@ std::vector<int32_t> bytes_of(const std::string& text) {
   return ids;
 }
 
-GenerationRequest greedy(int64_t max_new_tokens) {
+// What becomes of tokens that an engine hands out until the answer needs no more, and the pieces of its text.
+Generation build(const Tokenizer* tokenizer, const std::vector<int32_t>& tokens, const std::vector<std::string>& stop,
+                 std::vector<std::string>* pieces = nullptr) {
   GenerationRequest request;
-  request.prompt = {1, 2, 3};
-  request.sampling.temperature = 0;
-  request.max_new_tokens = max_new_tokens;
-  return request;
+  request.stop = stop;
+  AnswerBuilder builder(tokenizer, request);
+  const auto put = [&](std::string text) {
+    if (pieces != nullptr) pieces->push_back(std::move(text));
+  };
+  for (const int32_t token : tokens) {
+    if (builder.stopped()) break;
+    put(builder.add({token, 0, {}}));
+  }
+  RequestUsage usage;
+  usage.prompt_tokens = 7;
+  usage.hit_tokens = 3;
+  put(builder.end(builder.stopped() ? FinishReason::cancelled : FinishReason::length, usage));
+  return builder.generation();
 }
 
-TEST(Generate, EndsAtTheEndTokenAndLeavesItOut) {
-  ScriptedModel model({10, 11, 299, 12}, 100);
-  GenerationRequest request = greedy(50);
-  request.end_tokens = {298, 299};
-  const Generation result = generate(model.model(), nullptr, request);
-  EXPECT_EQ(result.tokens, (std::vector<int32_t>{10, 11}));
-  EXPECT_EQ(result.finish_reason, FinishReason::stop);
-  EXPECT_EQ(result.text, "");
-  EXPECT_EQ(result.timings.decode_tokens, 2);
-  EXPECT_EQ(result.timings.reused_tokens, 1);
-  EXPECT_EQ(result.timings.prefill_tokens, 2);
+std::string joined(const std::vector<std::string>& pieces) {
+  std::string text;
+  for (const std::string& piece : pieces) text += piece;
+  return text;
 }
 
-TEST(Generate, EndsAtMaxNewTokensWithoutDecodingTheLast) {
-  ScriptedModel model({10, 11, 12, 13}, 100);
-  const Generation result = generate(model.model(), nullptr, greedy(3));
+TEST(AnswerBuilder, CountsWhatCame) {
+  const Generation result = build(nullptr, {10, 11, 12}, {});
   EXPECT_EQ(result.tokens, (std::vector<int32_t>{10, 11, 12}));
   EXPECT_EQ(result.finish_reason, FinishReason::length);
-  EXPECT_EQ(model.held, (std::vector<int32_t>{1, 2, 3, 10, 11}));
+  EXPECT_EQ(result.text, "");
+  EXPECT_EQ(result.timings.decode_tokens, 2);
+  EXPECT_EQ(result.timings.reused_tokens, 3);
+  EXPECT_EQ(result.timings.prefill_tokens, 4);
 }
 
-TEST(Generate, EndsWhenTheContextIsFull) {
-  ScriptedModel model({10, 11, 12, 13}, 5);
-  const Generation result = generate(model.model(), nullptr, greedy(50));
-  EXPECT_EQ(result.tokens, (std::vector<int32_t>{10, 11, 12}));  // two in the context, one more from the last logits
-  EXPECT_EQ(result.finish_reason, FinishReason::length);
-  EXPECT_EQ(model.held.size(), 5u);
-}
-
-TEST(Generate, StreamsWholeCharacters) {
+TEST(AnswerBuilder, StreamsWholeCharacters) {
   const std::unique_ptr<Tokenizer> tokenizer = byte_tokenizer();
-  ScriptedModel model(bytes_of("a\xe6\xb7\xb1!"), 100);
   std::vector<std::string> pieces;
-  GenerationCallbacks callbacks;
-  callbacks.on_token = [&](int32_t, std::string_view text) {
-    pieces.emplace_back(text);
-    return true;
-  };
-  const Generation result = generate(model.model(), tokenizer.get(), greedy(5), callbacks);
-  EXPECT_EQ(pieces, (std::vector<std::string>{"a", "", "", "\xe6\xb7\xb1", "!"}));
+  const Generation result = build(tokenizer.get(), bytes_of("a\xe6\xb7\xb1!"), {}, &pieces);
+  EXPECT_EQ(pieces, (std::vector<std::string>{"a", "", "", "\xe6\xb7\xb1", "!", ""}));
   EXPECT_EQ(result.text, "a\xe6\xb7\xb1!");
 }
 
-TEST(Generate, HalfACharacterAtTheEndBecomesTheReplacementCharacter) {
+TEST(AnswerBuilder, HalfACharacterAtTheEndBecomesTheReplacementCharacter) {
   const std::unique_ptr<Tokenizer> tokenizer = byte_tokenizer();
-  ScriptedModel model(bytes_of("a\xe6\xb7"), 100);
-  std::string streamed;
-  GenerationCallbacks callbacks;
-  callbacks.on_token = [&](int32_t, std::string_view text) {
-    streamed += text;
-    return true;
-  };
-  const Generation result = generate(model.model(), tokenizer.get(), greedy(3), callbacks);
+  std::vector<std::string> pieces;
+  const Generation result = build(tokenizer.get(), bytes_of("a\xe6\xb7"), {}, &pieces);
   EXPECT_EQ(result.text, tokenizer->decode(result.tokens));
-  EXPECT_EQ(streamed, result.text);
+  EXPECT_EQ(joined(pieces), result.text);
 }
 
-TEST(Generate, StopStringsAcrossTokensEndTheText) {
+TEST(AnswerBuilder, StopStringsAcrossTokensEndTheText) {
   const std::unique_ptr<Tokenizer> tokenizer = byte_tokenizer();
-  ScriptedModel model(bytes_of("one END? two END. three"), 100);
-  GenerationRequest request = greedy(50);
-  request.stop = {"END.", "never"};
-  std::string streamed;
-  GenerationCallbacks callbacks;
-  callbacks.on_token = [&](int32_t, std::string_view text) {
-    streamed += text;
-    return true;
-  };
-  const Generation result = generate(model.model(), tokenizer.get(), request, callbacks);
+  std::vector<std::string> pieces;
+  const Generation result = build(tokenizer.get(), bytes_of("one END? two END. three"), {"END.", "never"}, &pieces);
   EXPECT_EQ(result.text, "one END? two ");
-  EXPECT_EQ(streamed, result.text);
+  EXPECT_EQ(joined(pieces), result.text);
   EXPECT_EQ(result.tokens, bytes_of("one END? two END."));
   EXPECT_EQ(result.finish_reason, FinishReason::stop);
 }
 
-TEST(Generate, TextHeldBackForAStopStringIsNotLost) {
+TEST(AnswerBuilder, TextHeldBackForAStopStringIsNotLost) {
   const std::unique_ptr<Tokenizer> tokenizer = byte_tokenizer();
-  ScriptedModel model(bytes_of("one EN"), 100);
-  GenerationRequest request = greedy(6);
-  request.stop = {"END"};
-  EXPECT_EQ(generate(model.model(), tokenizer.get(), request).text, "one EN");
+  EXPECT_EQ(build(tokenizer.get(), bytes_of("one EN"), {"END"}).text, "one EN");
 }
 
-TEST(Generate, TheCallbackCanEndIt) {
-  ScriptedModel model({10, 11, 12, 13}, 100);
+TEST(AnswerBuilder, RefusesStopStringsThatCannotBeFound) {
+  EXPECT_THROW(build(nullptr, {10}, {"x"}), Error);
+  const std::unique_ptr<Tokenizer> tokenizer = byte_tokenizer();
+  EXPECT_THROW(build(tokenizer.get(), {10}, {""}), Error);
+}
+
+// A session on the bundled model.
+class Generate : public testing::Test {
+ protected:
+  static constexpr const char* kDirectory = FATHOM_SOURCE_DIR "/models/fathom-tiny";
+
+  void SetUp() override {
+    SessionOptions options;
+    options.threads = 2;
+    options.context = 150;
+    options.drafts = 1;
+    session_ = std::make_unique<Session>(kDirectory, options);
+    tokenizer_ = Tokenizer::load(kDirectory);
+    request_.prompt = tokenizer_->encode("Once upon a time there was a little");
+    request_.max_new_tokens = 30;
+    request_.sampling.temperature = 0;
+    plain_ = generate(*session_, tokenizer_.get(), request_);
+    ASSERT_EQ(plain_.tokens.size(), 30u);
+  }
+
+  std::unique_ptr<Session> session_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  GenerationRequest request_;
+  Generation plain_;
+};
+
+TEST_F(Generate, EndsAtTheEndTokenAndLeavesItOut) {
+  const int32_t end = plain_.tokens[12];
+  const auto first = std::find(plain_.tokens.begin(), plain_.tokens.end(), end) - plain_.tokens.begin();
+  request_.end_tokens = {end};
+  const Generation result = generate(*session_, tokenizer_.get(), request_);
+  EXPECT_EQ(result.tokens, std::vector<int32_t>(plain_.tokens.begin(), plain_.tokens.begin() + first));
+  EXPECT_EQ(result.finish_reason, FinishReason::stop);
+}
+
+TEST_F(Generate, EndsWhenTheContextIsFull) {
+  request_.max_new_tokens = 1000;
+  const Generation result = generate(*session_, tokenizer_.get(), request_);
+  // One token more than there are positions: the last one needs none.
+  EXPECT_EQ(std::ssize(result.tokens), 151 - std::ssize(request_.prompt));
+  EXPECT_EQ(result.finish_reason, FinishReason::length);
+}
+
+// After the callback has said no, or thrown, the session goes on with the next request as if nothing had been.
+TEST_F(Generate, TheCallbacksCanEndIt) {
   GenerationCallbacks callbacks;
-  callbacks.on_token = [](int32_t token, std::string_view) { return token != 11; };
-  const Generation result = generate(model.model(), nullptr, greedy(50), callbacks);
-  EXPECT_EQ(result.tokens, (std::vector<int32_t>{10, 11}));
+  callbacks.on_token = [&](int32_t token, std::string_view) { return token != plain_.tokens[9]; };
+  const Generation result = generate(*session_, tokenizer_.get(), request_, callbacks);
+  const auto first = std::find(plain_.tokens.begin(), plain_.tokens.end(), plain_.tokens[9]) - plain_.tokens.begin();
+  EXPECT_EQ(result.tokens, std::vector<int32_t>(plain_.tokens.begin(), plain_.tokens.begin() + first + 1));
   EXPECT_EQ(result.finish_reason, FinishReason::cancelled);
+  callbacks.on_token = [](int32_t, std::string_view) -> bool { throw_failure("enough"); };
+  EXPECT_THROW(generate(*session_, tokenizer_.get(), request_, callbacks), Error);
+  callbacks.on_token = {};
+  callbacks.on_prefill = [](int64_t, int64_t) { throw_failure("enough"); };
+  session_->clear();
+  EXPECT_NO_THROW(
+      generate(*session_, tokenizer_.get(), request_, callbacks));  // one step, and the first token is there
+  request_.prompt.resize(140, 7);
+  EXPECT_EQ(generate(*session_, tokenizer_.get(), request_).tokens.size(), 11u);
+  request_.prompt.resize(151, 7);
+  EXPECT_THROW(generate(*session_, tokenizer_.get(), request_), Error);
 }
 
-TEST(Generate, LogprobsComeWithEveryToken) {
-  ScriptedModel model({10, 11}, 100);
-  GenerationRequest request = greedy(2);
-  request.sampling.logprobs = 2;
-  const Generation result = generate(model.model(), nullptr, request);
-  ASSERT_EQ(result.logprobs.size(), 2u);
-  EXPECT_EQ(result.logprobs[1].token, 11);
+TEST_F(Generate, AConversationThatGoesOnIsFoundInTheCache) {
+  GenerationRequest next = request_;
+  next.max_new_tokens = 5;
+  next.prompt.insert(next.prompt.end(), plain_.tokens.begin(), plain_.tokens.end());
+  next.prompt.resize(90, 11);
+  generate(*session_, tokenizer_.get(), next);
+  next.prompt.push_back(12);
+  const Generation result = generate(*session_, tokenizer_.get(), next);
+  EXPECT_EQ(result.timings.reused_tokens, 64);
+  session_->clear();
+  const Generation anew = generate(*session_, tokenizer_.get(), next);
+  EXPECT_EQ(anew.timings.reused_tokens, 0);
+  EXPECT_EQ(anew.tokens, result.tokens);
+}
+
+TEST_F(Generate, LogprobsComeWithEveryToken) {
+  request_.sampling.logprobs = 2;
+  const Generation result = generate(*session_, tokenizer_.get(), request_);
+  ASSERT_EQ(result.logprobs.size(), result.tokens.size());
+  EXPECT_EQ(result.logprobs[1].token, result.tokens[1]);
   EXPECT_EQ(result.logprobs[1].top_logprobs.size(), 2u);
-}
-
-TEST(Generate, RefusesWhatCannotBeDone) {
-  ScriptedModel model({10}, 100);
-  EXPECT_THROW(generate(model.model(), nullptr, greedy(0)), Error);
-  GenerationRequest request = greedy(1);
-  request.stop = {"x"};
-  EXPECT_THROW(generate(model.model(), nullptr, request), Error);
-  const std::unique_ptr<Tokenizer> tokenizer = byte_tokenizer();
-  request.stop = {""};
-  EXPECT_THROW(generate(model.model(), tokenizer.get(), request), Error);
 }
 
 TEST(StopMatcher, HoldsBackOnlyWhatMayBecomeAStop) {

@@ -30,7 +30,7 @@ void fill(PrefixTree& tree, LatentPool& pool, const std::vector<int32_t>& tokens
   LatentCache cache(pool);
   tree.share(tokens, cache);
   ASSERT_TRUE(cache.reserve(std::ssize(tokens)));
-  tree.insert(tokens, cache);
+  tree.insert(tokens, std::ssize(tokens), cache);
 }
 
 TEST(PrefixTree, FindsTheLongestBeginning) {
@@ -47,7 +47,7 @@ TEST(PrefixTree, FindsTheLongestBeginning) {
   EXPECT_EQ(tree.match(tokens_of({2})), 0);
   EXPECT_EQ(tree.match({}), 0);
   LatentCache cache(pool);
-  EXPECT_EQ(tree.share(asked, cache), 2 * kPage + 10);
+  EXPECT_EQ(tree.share(asked, cache).tokens, 2 * kPage + 10);
   EXPECT_EQ(cache.ids().size(), 3u);
   EXPECT_EQ(pool.references(cache.ids()[0]), 2);
 }
