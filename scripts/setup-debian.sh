@@ -13,7 +13,7 @@ for group in "$@"; do
     # Compiler and tools; JSON, command line, formatting, regular expressions, line editing; tests and benchmarks; what
     # `fathom train plot` draws with.
     build) packages+=(g++ cmake ninja-build ccache pkg-config
-                      nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libedit-dev
+                      nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libedit-dev libxxhash-dev
                       libgtest-dev libgmock-dev libbenchmark-dev gnuplot-nox) ;;
     # Formatting, static analysis, and the compiler that has libFuzzer.
     lint) packages+=(clang clang-format clang-tidy libclang-rt-14-dev) ;;

@@ -4,9 +4,11 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <chrono>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/interrupt.h"
 #include "base/progress.h"
 #include "cli/commands.h"
@@ -14,8 +16,12 @@
 #include "cli/lines.h"
 #include "cli/options.h"
 #include "cli/result_file.h"
+#include "constrain/grammar_text.h"
+#include "constrain/json_grammar.h"
+#include "constrain/regex_grammar.h"
 #include "engine/generate_many.h"
 #include "formats/json.h"
+#include "model/cost.h"
 #include "text/chat_prompt.h"
 
 namespace fathom {
@@ -34,6 +40,9 @@ struct GenerateArguments {
   bool ignore_eos = false, no_bos = false, json = false;
   int64_t logprobs = -1;
   int64_t together = 16;
+  int64_t answers = 1;
+  bool json_object = false;
+  std::string json_schema, regex, grammar;
 };
 
 /// One thing to complete.
@@ -61,6 +70,7 @@ class GenerateCommand {
       if (stop.empty()) throw_bad_input("--stop: a stop string must not be empty");
     }
     if (arguments_.chat) need_chat_format();
+    read_constraint();
   }
 
   int run() {
@@ -97,6 +107,7 @@ class GenerateCommand {
       if (progress) progress->advance();
     };
     auto index = static_cast<size_t>(first);
+    const auto begin = std::chrono::steady_clock::now();
     const bool plain = !file && !arguments_.json;
     if (!plain && together(prompts_.size() - index)) {
       index += complete_together(index, put);
@@ -111,7 +122,7 @@ class GenerateCommand {
     }
     if (interrupted()) {
       progress.reset();
-      report_experts();
+      report_problems();
       if (file) {
         note(fmt::format("interrupted; {} of {} results are in {}.partial, the same command goes on from there", index,
                          prompts_.size(), arguments_.output_file));
@@ -119,7 +130,9 @@ class GenerateCommand {
       return kInterruptedExitCode;
     }
     progress.reset();
-    report_experts();
+    report_problems();
+    if (!plain && several)
+      report_speed(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
     if (file) {
       file->commit();
       const std::string kept = first > 0 ? fmt::format(" ({} kept from an earlier run)", first) : std::string();
@@ -148,6 +161,34 @@ class GenerateCommand {
     need_tokenizer("a conversation");
     chat_format_ = chat_format(arguments_.model.directory, tokenizer_config_, arguments_.format);
     check_chat_tokens(arguments_.model.directory, *tokenizer_, tokenizer_config_);
+  }
+
+  void read_constraint() {
+    const bool schema = !arguments_.json_schema.empty();
+    const bool text = !arguments_.grammar.empty();
+    const int forms = arguments_.json_object + schema + text + (arguments_.regex.empty() ? 0 : 1);
+    if (forms == 0) return;
+    if (forms > 1) throw_bad_input("give at most one of --json-object, --json-schema, --regex and --grammar");
+    need_tokenizer("the form of an answer");
+    JsonLayout layout;
+    layout.leading_line_ends = arguments_.thinking;
+    constexpr size_t kLargestForm = size_t{1} << 20;
+    const auto grammar = [&] {
+      if (arguments_.json_object) return json_grammar(true, layout);
+      if (schema) {
+        const std::string file = read_file(arguments_.json_schema, kLargestForm);
+        parse_json(file, arguments_.json_schema);  // says what is wrong with it; the other one keeps the order
+        return json_schema_grammar(nlohmann::ordered_json::parse(file), layout);
+      }
+      return text ? grammar_from_text(read_file(arguments_.grammar, kLargestForm)) : regex_grammar(arguments_.regex);
+    };
+    const std::string& where = schema ? arguments_.json_schema : arguments_.grammar;
+    try {
+      constraint_ = std::make_shared<Constraint>(grammar(), std::make_shared<TokenTrie>(*tokenizer_));
+    } catch (const Error& error) {
+      throw Error(error.kind(), (where.empty() ? std::string("--regex") : where) + ": " + error.what());
+    }
+    if (arguments_.thinking) constraint_after_ = tokenizer_->encode("</think>");
   }
 
   void need_tokenizer(const char* what) const {
@@ -242,7 +283,10 @@ class GenerateCommand {
     if (prompt.ids.empty()) {
       throw_bad_input("{}: the prompt is empty, and no begin-of-text token is put in front of it", prompt.where);
     }
-    prompts_.push_back(std::move(prompt));
+    for (int64_t answer = 0; answer < arguments_.answers; ++answer) {
+      prompts_.push_back(prompt);
+      if (arguments_.answers > 1) prompts_.back().echo["answer"] = answer;
+    }
   }
 
   /// Opens the model and checks every prompt against it, so that a batch does not break off in the middle.
@@ -270,6 +314,8 @@ class GenerateCommand {
     request.max_new_tokens = arguments_.max_new_tokens;
     request.end_tokens = end_tokens_;
     request.stop = arguments_.stop;
+    request.constraint = constraint_;
+    request.constraint_after = constraint_after_;
     return request;
   }
 
@@ -284,8 +330,9 @@ class GenerateCommand {
     options.together = std::min(arguments_.together, static_cast<int64_t>(requests.size()));
     options.context = session_->context();
     options.drafts = session_->drafts();
+    options.store = session_->store();
     size_t count = 0;
-    generate_many(
+    counters_ = generate_many(
         session_->model(), tokenizer_.get(), requests, options, session_->team(), [] { return interrupted(); },
         [&](size_t index, const Generation& result) {
           put(first + index, result);
@@ -313,7 +360,27 @@ class GenerateCommand {
     return result;
   }
 
-  void report_experts() const {
+  void report_speed(double seconds) {
+    const EngineCounters counters = counters_ ? *counters_ : session_->engine().counters();
+    if (counters.steps == 0 || counters.tokens == 0) return;
+    const auto steps = static_cast<double>(counters.steps);
+    const auto experts = static_cast<double>(counters.experts_run);
+    const double bytes = routed_expert_bytes(session_->model()) * experts;
+    std::string text = fmt::format("{} tokens in {:.1f} s, {:.1f} tokens/s; {} steps", counters.tokens, seconds,
+                                   static_cast<double>(counters.tokens) / seconds, counters.steps);
+    if (bytes > 0) {
+      text += fmt::format(", {:.1f} MB of routed experts in each, {:.1f} MB for a token", bytes / steps / 1e6,
+                          bytes / static_cast<double>(counters.tokens) / 1e6);
+    }
+    if (counters.drafts > 0) text += fmt::format("; {} of {} drafts accepted", counters.accepted, counters.drafts);
+    note(text);
+  }
+
+  void report_problems() const {
+    if (const auto store = session_->store()) {
+      store->flush();
+      if (const std::string problem = store->take_problem(); !problem.empty()) note(problem);
+    }
     if (const auto counters = session_->expert_counters()) {
       note(expert_store_report(*counters, computed_tokens_, computed_ms_ / 1000));
     }
@@ -342,6 +409,7 @@ class GenerateCommand {
                        {"tokens_per_second", rounded(timings.tokens_per_second())},
                        {"drafts", timings.drafts},
                        {"accepted", timings.accepted}};
+    if (constraint_) json["timings"]["mask_ms"] = rounded(timings.mask_ms);
     if (experts_) json["experts"] = expert_store_json(*experts_);
     if (arguments_.logprobs >= 0) {
       nlohmann::ordered_json list = nlohmann::ordered_json::array();
@@ -374,8 +442,11 @@ class GenerateCommand {
   std::vector<Prompt> prompts_;
   std::unique_ptr<Session> session_;
   std::vector<int32_t> end_tokens_;
-  std::optional<ExpertCounters> experts_;  // of the last prompt
-  int64_t computed_tokens_ = 0;            // of all prompts
+  std::shared_ptr<const Constraint> constraint_;
+  std::vector<int32_t> constraint_after_;
+  std::optional<EngineCounters> counters_;  // of prompts that ran together
+  std::optional<ExpertCounters> experts_;   // of the last prompt
+  int64_t computed_tokens_ = 0;             // of all prompts
   double computed_ms_ = 0;
   bool terminal_output_ = ::isatty(STDOUT_FILENO) != 0;
 };
@@ -426,6 +497,18 @@ void add_generate_command(CLI::App& app, int& exit_code) {
       ->group(end);
   command.add_flag("--ignore-eos", arguments->ignore_eos, "Go on after the model's end token")->group(end);
 
+  const char* form = "Form of the answer (one of these; with --thinking, of what stands behind </think>)";
+  command.add_flag("--json-object", arguments->json_object, "A JSON object")->group(form);
+  command.add_option("--json-schema", arguments->json_schema, "JSON that this JSON Schema allows")
+      ->type_name("FILE")
+      ->group(form);
+  command.add_option("--regex", arguments->regex, "A text that this regular expression matches as a whole")
+      ->type_name("PATTERN")
+      ->group(form);
+  command.add_option("--grammar", arguments->grammar, "What the rule root of this grammar reads (GBNF)")
+      ->type_name("FILE")
+      ->group(form);
+
   arguments->sampling.add_to(command);
 
   const char* output = "Output";
@@ -440,6 +523,11 @@ void add_generate_command(CLI::App& app, int& exit_code) {
                   "Log-probabilities of each token and of the N likeliest in its place")
       ->check(CLI::Range(0, 1000))
       ->type_name("N")
+      ->group(output);
+  command.add_option("--answers", arguments->answers, "So many answers to each prompt, each with a seed of its own")
+      ->check(CLI::Range(1, 1024))
+      ->type_name("N")
+      ->capture_default_str()
       ->group(output);
   const char* batch = "Files of prompts, with --json or --output-file";
   command

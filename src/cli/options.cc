@@ -130,6 +130,17 @@ void ModelArguments::add_to(CLI::App& command) {
                   "more than they save are left off")
       ->check(CLI::Range(0, 16))
       ->type_name("N");
+  CLI::Option* cache = command
+                           .add_option("--cache-dir", cache_directory,
+                                       "Keep what was computed of prompts in this directory, for the next time that "
+                                       "one begins alike. Who can read it can read the prompts")
+                           ->type_name("DIR");
+  command
+      .add_option("--cache-dir-size", cache_directory_bytes,
+                  "Most bytes in it; what was used longest ago goes first (default 10GiB)")
+      ->transform(CLI::AsSizeValue(true))
+      ->needs(cache)
+      ->type_name("SIZE");
 }
 
 std::unique_ptr<Session> ModelArguments::open(int64_t default_context) const {
@@ -145,6 +156,8 @@ std::unique_ptr<Session> ModelArguments::open(int64_t default_context) const {
     throw_bad_input("{}: --drafts needs an MTP layer, and the model has none (num_nextn_predict_layers is 0).",
                     directory);
   }
+  options.store_directory = cache_directory;
+  options.store_bytes = cache_directory_bytes;
   options.drafts = drafts.value_or(has_mtp && weights.experts_in_memory == 0 ? 1 : 0);
   if (!context) {
     if (config.max_position_embeddings > 0) {
@@ -184,6 +197,12 @@ void SamplingArguments::add_to(CLI::App& command) {
   command.add_option("--frequency-penalty", frequency_penalty, "The same, once per occurrence")
       ->type_name("X")
       ->group(group);
+  command
+      .add_option("--logit-bias", logit_bias,
+                  "Add BIAS (−100 to 100) to the logit of token ID: 198=-100 forbids it; may be given several times")
+      ->type_name("ID=BIAS")
+      ->allow_extra_args(false)
+      ->group(group);
   command.add_option("--seed", seed, "Seed of the random draws")->type_name("N")->group(group);
 }
 
@@ -199,6 +218,17 @@ SamplingOptions SamplingArguments::resolve(const std::string& directory, uint64_
   if (repetition_penalty) options.repetition_penalty = *repetition_penalty;
   if (presence_penalty) options.presence_penalty = *presence_penalty;
   if (frequency_penalty) options.frequency_penalty = *frequency_penalty;
+  for (const std::string& text : logit_bias) {
+    std::pair<int32_t, double> bias;
+    const char* end = text.data() + text.size();
+    const auto [equals, id_error] = std::from_chars(text.data(), end, bias.first);
+    const bool has_id = id_error == std::errc() && equals != end && *equals == '=';
+    const auto value = has_id ? std::from_chars(equals + 1, end, bias.second) : std::from_chars_result{};
+    if (!has_id || value.ec != std::errc() || value.ptr != end) {
+      throw_bad_input("--logit-bias: expected ID=BIAS, found \"{}\"", text);
+    }
+    options.logit_bias.push_back(bias);
+  }
   options.seed = seed.value_or(default_seed);
   const Sampler checked(options);  // says now, before a model is opened, what is out of range
   return options;

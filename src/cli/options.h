@@ -57,13 +57,15 @@ class LoadDisplay {
 /// "weights 11.7 GB as int8 in memory (huge pages), 1.9 GB mapped; cache up to 0.2 GB".
 std::string plan_text(const WeightPlan& plan, std::optional<uint64_t> cache_bytes);
 
-/// `--model`, `--threads`, `--context`, `--drafts` and WeightArguments: how a command opens a model.
+/// `--model`, `--threads`, `--context`, `--drafts`, `--cache-dir` and WeightArguments: how a command opens a model.
 struct ModelArguments {
   std::string directory;
   WeightArguments weights;
   int threads = 0;
   std::optional<int64_t> context;
   std::optional<int64_t> drafts;
+  std::string cache_directory;
+  uint64_t cache_directory_bytes = uint64_t{10} << 30;
 
   void add_to(CLI::App& command);
   /// `context` where the user gave none: `default_context`, but no more than the model has positions. Without `drafts`,
@@ -78,6 +80,7 @@ struct SamplingArguments {
   std::optional<double> temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
   std::optional<int64_t> top_k;
   std::optional<uint64_t> seed;
+  std::vector<std::string> logit_bias;
 
   void add_to(CLI::App& command);
   /// `bad_input` if the directory is none, or an option is out of its range.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 
 #include "base/error.h"
 
@@ -48,6 +49,8 @@ std::string_view finish_reason_name(FinishReason reason) {
       return "cancelled";
     case FinishReason::insufficient_system_resource:
       return "insufficient_system_resource";
+    case FinishReason::error:
+      return "error";
   }
   return "?";
 }
@@ -55,6 +58,7 @@ std::string_view finish_reason_name(FinishReason reason) {
 Engine::Sequence::Sequence(int64_t number, EngineRequest&& from, LatentPool& pool)
     : id(number), request(std::move(from)), sampler(request.sampling), cache(pool), tokens(request.prompt) {
   sampler.observe_prompt(request.prompt);
+  if (request.constraint) grammar.emplace(request.constraint, request.constraint_after);
   usage.prompt_tokens = prompt();
 }
 
@@ -64,7 +68,13 @@ Engine::Engine(const LoadedModel& model, const EngineOptions& options, ThreadTea
       team_(team),
       workspace_(model, options.most_tokens, team.size()),
       pool_(model.config, model.cache_dtype(), options.cache_pages),
-      tree_(pool_) {}
+      tree_(pool_) {
+  if (options_.store) stored_page_.resize(stored_page_bytes(model));
+}
+
+size_t stored_page_bytes(const LoadedModel& model) {
+  return LatentPool::bytes_for(model.config, model.cache_dtype(), 1) + 1;
+}
 
 int64_t Engine::submit(EngineRequest request) {
   check_tokens(model_.config, request.prompt);
@@ -147,7 +157,7 @@ void Engine::stop_drafting() {
 void Engine::end_cancelled(const std::function<void(const TokenEvent&)>& on_event) {
   for (size_t i = 0; i < waiting_.size();) {
     if (waiting_[i]->cancelled) {
-      on_event({waiting_[i]->id, std::nullopt, FinishReason::cancelled});
+      on_event({waiting_[i]->id, std::nullopt, FinishReason::cancelled, {}});
       ended_.push_back(std::move(waiting_[i]));
       waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
     } else {
@@ -159,11 +169,11 @@ void Engine::end_cancelled(const std::function<void(const TokenEvent&)>& on_even
   }
 }
 
-void Engine::end(size_t index, FinishReason reason, const std::function<void(const TokenEvent&)>& on_event) {
+void Engine::end(size_t index, FinishReason reason, const Events& on_event, std::string error) {
   Sequence& sequence = *running_[index];
   keep_pages(sequence);
   sequence.cache.shrink(0);
-  on_event({sequence.id, std::nullopt, reason});
+  on_event({sequence.id, std::nullopt, reason, std::move(error)});
   ended_.push_back(std::move(running_[index]));
   running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(index));
 }
@@ -181,6 +191,28 @@ bool Engine::prefix_is_coming(const Sequence& sequence) const {
   return false;
 }
 
+// Puts what is held of the sequence's tokens into its cache: from the tree, and further on from the store.
+PrefixTree::Shared Engine::find_prefix(Sequence& sequence) {
+  if (!options_.share_prefixes) return {};
+  PrefixTree::Shared found = tree_.share(sequence.tokens, sequence.cache);
+  if (!options_.store) return found;
+  const int64_t stored = options_.store->match(sequence.tokens) / kPage;
+  int64_t page = found.tokens / kPage;
+  if (stored <= page) return found;
+  found = {page * kPage, std::min(found.with_mtp, page * kPage)};
+  sequence.cache.shrink(found.tokens);
+  for (; page < stored; ++page) {
+    const auto prefix = std::span(sequence.tokens).first(static_cast<size_t>((page + 1) * kPage));
+    if (!tree_.free_pages(1) || !options_.store->load(prefix, stored_page_)) break;
+    sequence.cache.reserve(std::ssize(prefix));
+    std::memcpy(pool_.page(sequence.cache.ids().back()), stored_page_.data(), pool_.page_bytes());
+    if (stored_page_.back() != std::byte{0} && found.with_mtp == found.tokens) found.with_mtp += kPage;
+    found.tokens += kPage;
+  }
+  tree_.insert(std::span(sequence.tokens).first(static_cast<size_t>(found.tokens)), found.with_mtp, sequence.cache);
+  return found;
+}
+
 void Engine::admit() {
   for (size_t i = 0; i < waiting_.size() && running() < options_.most_running;) {
     Sequence& sequence = *waiting_[i];
@@ -188,8 +220,7 @@ void Engine::admit() {
       ++i;
       continue;
     }
-    PrefixTree::Shared found;
-    if (options_.share_prefixes) found = tree_.share(sequence.tokens, sequence.cache);
+    const PrefixTree::Shared found = find_prefix(sequence);
     // The last token is computed even if it is held: its logits are not.
     int64_t held = std::min(found.tokens, std::ssize(sequence.tokens) - 1);
     if (held % kPage < kLeastPart) held = held / kPage * kPage;
@@ -274,7 +305,9 @@ std::vector<Engine::Part> Engine::plan() {
     part.decodes = sequence.decodes();
     if (part.decodes) {
       const int64_t room = position_limit() - (sequence.held + 1);
-      if (verify) part.drafts = std::clamp<int64_t>(room, 0, std::ssize(sequence.drafts));
+      if (verify) {
+        part.drafts = drafts_in_grammar(sequence, std::clamp<int64_t>(room, 0, std::ssize(sequence.drafts)));
+      }
     } else {
       // The prompt's positions and those of drawn tokens (after a preemption) have attention of their own form.
       const int64_t until = sequence.held < sequence.prompt() ? sequence.prompt() : std::ssize(sequence.tokens);
@@ -343,8 +376,17 @@ void Engine::draw(std::vector<Part>& parts, const std::function<void(const Token
     }
     if (!complete) continue;
     std::optional<FinishReason> reason;
+    std::string error;
     for (int64_t row = 0; row <= part.drafts && !reason; ++row) {
-      SampledToken sampled = sequence.sampler.sample(logits_row(part.logits + row));
+      SampledToken sampled;
+      try {
+        sampled = draw_token(sequence, logits_row(part.logits + row));
+      } catch (const Error& problem) {
+        if (!sequence.grammar) throw;
+        reason = FinishReason::error;
+        error = problem.what();
+        break;
+      }
       const int32_t token = sampled.token;
       const auto& ends = sequence.request.end_tokens;
       const bool agrees = row < part.drafts && token == sequence.drafts[static_cast<size_t>(row)];
@@ -358,8 +400,11 @@ void Engine::draw(std::vector<Part>& parts, const std::function<void(const Token
       }
       sequence.tokens.push_back(token);
       ++sequence.usage.new_tokens;
-      on_event({sequence.id, std::move(sampled), std::nullopt});
-      if (sequence.usage.new_tokens == sequence.request.max_new_tokens) {
+      ++counters_.tokens;
+      on_event({sequence.id, std::move(sampled), std::nullopt, {}});
+      if (sequence.grammar && sequence.grammar->must_end()) {
+        reason = FinishReason::stop;
+      } else if (sequence.usage.new_tokens == sequence.request.max_new_tokens) {
         reason = FinishReason::length;
       } else if (std::ssize(sequence.tokens) > position_limit()) {
         const int64_t most = model_.config.max_position_embeddings;
@@ -376,11 +421,47 @@ void Engine::draw(std::vector<Part>& parts, const std::function<void(const Token
       part.sequence = nullptr;
       const auto at =
           std::find_if(running_.begin(), running_.end(), [&](const Pointer& p) { return p.get() == &sequence; });
-      end(static_cast<size_t>(at - running_.begin()), *reason, on_event);
+      end(static_cast<size_t>(at - running_.begin()), *reason, on_event, std::move(error));
     } else if (first_time && !sequence.drafting) {
       keep_pages(sequence);
     }
   }
+}
+
+SampledToken Engine::draw_token(Sequence& sequence, std::span<const float> logits) {
+  if (!sequence.grammar) return sequence.sampler.sample(logits);
+  const auto begin = std::chrono::steady_clock::now();
+  ConstraintState& grammar = *sequence.grammar;
+  const auto V = static_cast<int32_t>(model_.config.vocab_size);
+  mask_.assign(static_cast<size_t>(std::max(V, sequence.request.constraint->trie().vocab_size()) + 63) / 64, 0);
+  grammar.fill_mask(mask_);
+  for (const int32_t token : sequence.request.end_tokens) {
+    if (token < 0 || token >= V) continue;
+    const uint64_t bit = uint64_t{1} << (token % 64);
+    uint64_t& word = mask_[static_cast<size_t>(token / 64)];
+    word = grammar.may_end() ? word | bit : word & ~bit;
+  }
+  sequence.usage.mask_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  SampledToken sampled = sequence.sampler.sample(logits, mask_);
+  const auto& ends = sequence.request.end_tokens;
+  if (std::find(ends.begin(), ends.end(), sampled.token) == ends.end() && !grammar.accept(sampled.token)) {
+    throw_failure("token {} is in the grammar's mask but does not continue it", sampled.token);
+  }
+  return sampled;
+}
+
+// How many of the first drafts the request's grammar allows.
+int64_t Engine::drafts_in_grammar(Sequence& sequence, int64_t drafts) const {
+  if (!sequence.grammar) return drafts;
+  ConstraintState trial = *sequence.grammar;
+  try {
+    for (int64_t i = 0; i < drafts; ++i) {
+      if (!trial.accept(sequence.drafts[static_cast<size_t>(i)])) return i;
+    }
+  } catch (const Error&) {
+    return 0;
+  }
+  return drafts;
 }
 
 // The MTP layer over the positions of this step; where a request goes on, its next drafts.
@@ -462,6 +543,16 @@ void Engine::keep_pages(const Sequence& sequence) {
   if (!options_.share_prefixes) return;
   const auto held = std::span(sequence.tokens).first(static_cast<size_t>(sequence.held));
   tree_.insert(held, std::min(sequence.held, sequence.mtp_held), sequence.cache);
+  if (!options_.store) return;
+  for (int64_t page = 0; page < sequence.held / kPage; ++page) {
+    const auto prefix = held.first(static_cast<size_t>((page + 1) * kPage));
+    // What is there counts as used; its bytes are not looked at.
+    if (!options_.store->contains(prefix)) {
+      std::memcpy(stored_page_.data(), pool_.page(sequence.cache.ids()[static_cast<size_t>(page)]), pool_.page_bytes());
+    }
+    stored_page_.back() = (page + 1) * kPage <= sequence.mtp_held ? std::byte{1} : std::byte{0};
+    if (!options_.store->save(prefix, stored_page_)) return;
+  }
 }
 
 }  // namespace fathom

@@ -5,11 +5,14 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/thread_team.h"
+#include "constrain/constraint.h"
 #include "engine/draft_policy.h"
+#include "engine/page_store.h"
 #include "engine/prefix_tree.h"
 #include "engine/sampling.h"
 #include "model/transformer.h"
@@ -18,13 +21,14 @@ namespace fathom {
 
 /// Why an answer ended.
 enum class FinishReason {
-  stop,                         ///< one of its end tokens, or a stop string
-  length,                       ///< `max_new_tokens`, or no position is left
-  cancelled,                    ///< the caller said so
-  insufficient_system_resource  ///< it does not fit the cache even alone
+  stop,                          ///< one of its end tokens, or a stop string
+  length,                        ///< `max_new_tokens`, or no position is left
+  cancelled,                     ///< the caller said so
+  insufficient_system_resource,  ///< it does not fit the cache even alone
+  error                          ///< its own grammar cannot be followed; the event says why
 };
 
-/// "stop", "length", "cancelled", "insufficient_system_resource", as DeepSeek's API has them.
+/// "stop", "length", "cancelled", "insufficient_system_resource", "error"; as in DeepSeek's API where that has them.
 std::string_view finish_reason_name(FinishReason reason);
 
 struct EngineRequest {
@@ -33,6 +37,11 @@ struct EngineRequest {
   int64_t max_new_tokens = 256;
   std::vector<int32_t> end_tokens;  ///< drawing one ends the request; it is not handed out
   int64_t priority = 0;             ///< greater ones are admitted first; among equals the earlier
+  /// The grammar of the answer, over the vocabulary of the model's tokenizer; null: none. The answer ends when nothing
+  /// can follow, and before that by an end token only where the grammar allows an end.
+  std::shared_ptr<const Constraint> constraint;
+  /// The grammar begins behind these tokens (`</think>`); empty: with the answer.
+  std::vector<int32_t> constraint_after;
 };
 
 /// What happened to a request in a step: one more token, or its end.
@@ -40,17 +49,19 @@ struct TokenEvent {
   int64_t request = 0;
   std::optional<SampledToken> token;
   std::optional<FinishReason> end;
+  std::string error;  ///< the sentence of an `error`
 };
 
 /// What a request was worth; complete with its end.
 struct RequestUsage {
   int64_t prompt_tokens = 0;
-  int64_t hit_tokens = 0;   ///< of the prompt, found in the cache at its first admission
+  int64_t hit_tokens = 0;   ///< of the prompt, found in the cache or the store at its first admission
   int64_t prefilled = 0;    ///< of the rest, computed so far
   int64_t new_tokens = 0;   ///< handed out
   int64_t drafts = 0;       ///< tokens that the MTP layer proposed
   int64_t accepted = 0;     ///< of these, those that the model then drew
   int64_t preemptions = 0;  ///< how often it had to give its cache up
+  double mask_seconds = 0;  ///< spent on its grammar
 };
 
 /// Work done since the start.
@@ -58,6 +69,7 @@ struct EngineCounters {
   int64_t steps = 0;
   int64_t prefilled = 0;  ///< positions of prompts, and those computed again after a preemption
   int64_t decoded = 0;    ///< positions of drawn tokens and drafts
+  int64_t tokens = 0;     ///< handed out
   int64_t drafts = 0, accepted = 0;
   int64_t preemptions = 0;
   int64_t experts_run = 0;  ///< routed experts that had tokens, summed over steps and the main model's layers
@@ -73,7 +85,12 @@ struct EngineOptions {
   /// Most tokens that the MTP layer drafts, one from the other, to be verified in the next step; 0: none.
   int64_t drafts = 0;
   bool always_draft = false;  ///< even where it costs more than it saves (DraftPolicy)
+  /// Where pages are kept over the end of the program; null: nowhere. Its pages have `stored_page_bytes`.
+  std::shared_ptr<PageStore> store;
 };
+
+/// Bytes of a page in a PageStore: the pool's, and one that says whether the MTP layers' part is there.
+size_t stored_page_bytes(const LoadedModel& model);
 
 /// Runs many requests on one model: each step is one flat batch of prefill chunks, decoded tokens and verifications.
 ///
@@ -120,6 +137,7 @@ class Engine {
     int64_t id;
     EngineRequest request;
     Sampler sampler;
+    std::optional<ConstraintState> grammar;
     LatentCache cache;
     std::vector<int32_t> tokens;        // the prompt, then what was drawn
     int64_t held = 0;                   // positions whose latents are computed
@@ -158,8 +176,11 @@ class Engine {
   void draw_drafts(std::span<const int32_t> wanted, std::span<Sequence* const> sequences);
   std::vector<Sequence*> chain_drafts(std::span<Sequence* const> sequences);
   void stop_drafting();
-  void end(size_t index, FinishReason reason, const Events& on_event);
+  SampledToken draw_token(Sequence& sequence, std::span<const float> logits);
+  int64_t drafts_in_grammar(Sequence& sequence, int64_t drafts) const;
+  void end(size_t index, FinishReason reason, const Events& on_event, std::string error = {});
   void keep_pages(const Sequence& sequence);
+  PrefixTree::Shared find_prefix(Sequence& sequence);
   AttentionForm form_of(const Part& part) const;
   int64_t position_limit() const;
   std::span<const float> logits_row(int64_t row) const;
@@ -171,11 +192,13 @@ class Engine {
   LatentPool pool_;
   PrefixTree tree_;
   DraftPolicy policy_;
-  std::deque<Pointer> waiting_;   // in order of admission
-  std::vector<Pointer> running_;  // the same
-  std::vector<Pointer> ended_;    // in this step
-  std::vector<float> logits_;     // [rows, V] of a step
-  std::vector<float> states_;     // [rows, hidden] of a step, for the MTP layer
+  std::vector<std::byte> stored_page_;  // on its way between pool and store
+  std::deque<Pointer> waiting_;         // in order of admission
+  std::vector<Pointer> running_;        // the same
+  std::vector<Pointer> ended_;          // in this step
+  std::vector<float> logits_;           // [rows, V] of a step
+  std::vector<uint64_t> mask_;          // a bit for each token that a grammar allows
+  std::vector<float> states_;           // [rows, hidden] of a step, for the MTP layer
   int64_t next_id_ = 0;
   EngineCounters counters_;
 };

@@ -51,6 +51,7 @@ std::string AnswerBuilder::end(FinishReason reason, const RequestUsage& usage) {
   timings.decode_ms = milliseconds(first_, now);
   timings.drafts = usage.drafts;
   timings.accepted = usage.accepted;
+  timings.mask_ms = usage.mask_seconds * 1000;
   return rest;
 }
 
@@ -62,6 +63,7 @@ Generation generate(Session& session, const Tokenizer* tokenizer, const Generati
   bool done = false;
   bool first = false;
   bool unwanted = false;
+  std::string error;
   const auto on_event = [&](const TokenEvent& event) {
     std::string text;
     if (event.token && !answer.stopped() && !unwanted) {
@@ -72,7 +74,8 @@ Generation generate(Session& session, const Tokenizer* tokenizer, const Generati
     }
     if (!event.end) return;
     done = true;
-    text = answer.end(*event.end, *engine.usage(id));
+    error = event.error;
+    text = answer.end(unwanted ? FinishReason::cancelled : *event.end, *engine.usage(id));
     if (!text.empty() && callbacks.on_token) callbacks.on_token(-1, text);
   };
   try {
@@ -88,6 +91,7 @@ Generation generate(Session& session, const Tokenizer* tokenizer, const Generati
     while (engine.running() + engine.waiting() > 0) engine.step([](const TokenEvent&) {});
     throw;
   }
+  if (!error.empty()) throw_bad_input("{}", error);
   return answer.generation();
 }
 

@@ -35,6 +35,7 @@ struct GenerationTimings {
   int64_t decode_tokens = 0;   ///< all but the first, which comes from the prefill
   double decode_ms = 0;
   int64_t drafts = 0, accepted = 0;  ///< of speculation
+  double mask_ms = 0;                ///< spent on the answer's grammar
   /// Decoded tokens per second; 0 if there were none.
   double tokens_per_second() const;
 };

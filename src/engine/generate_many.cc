@@ -24,6 +24,7 @@ EngineOptions engine_options(const GenerateManyOptions& options) {
   engine.most_prefill = engine.most_tokens;
   engine.drafts = options.drafts;
   engine.share_prefixes = options.share_prefixes;
+  engine.store = options.store;
   return engine;
 }
 
@@ -49,6 +50,7 @@ EngineCounters generate_many(const LoadedModel& model, const Tokenizer* tokenize
       if (answer.builder.stopped()) engine.cancel(event.request);
     }
     if (!event.end) return;
+    if (!event.error.empty()) throw_bad_input("prompt {}: {}", event.request, event.error);
     answer.builder.end(*event.end, *engine.usage(event.request));
     answer.done = true;
   };

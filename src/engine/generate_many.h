@@ -12,6 +12,7 @@ struct GenerateManyOptions {
   int64_t context = 4096;  ///< most positions of a request
   int64_t drafts = 0;      ///< see EngineOptions
   bool share_prefixes = true;
+  std::shared_ptr<PageStore> store;  ///< see EngineOptions
 };
 
 /// Runs all requests through an engine with room for `together` of them at full length, and hands the results out in

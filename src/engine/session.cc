@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "engine/model_identity.h"
 #include "model/transformer.h"
 
 namespace fathom {
@@ -38,6 +39,7 @@ struct Session::Data {
   SessionOptions options;
   ThreadTeam team;
   std::unique_ptr<LoadedModel> model;
+  std::shared_ptr<PageStore> store;
   std::unique_ptr<Engine> engine;
 };
 
@@ -70,6 +72,15 @@ int64_t Session::drafts() const {
   return data_->options.drafts;
 }
 
+std::shared_ptr<PageStore> Session::store() {
+  Data& d = *data_;
+  if (!d.store && !d.options.store_directory.empty()) {
+    d.store = std::make_shared<PageStore>(d.options.store_directory, model_identity(*d.model),
+                                          stored_page_bytes(*d.model), d.options.store_bytes);
+  }
+  return d.store;
+}
+
 Engine& Session::engine() {
   Data& d = *data_;
   if (!d.engine) {
@@ -78,6 +89,7 @@ Engine& Session::engine() {
     options.cache_pages = LatentPool::pages_for(d.options.context) + 1;
     options.most_running = 1;
     options.drafts = d.options.drafts;
+    options.store = store();
     options.most_tokens = std::max(1 + options.drafts, std::min(d.options.prefill_chunk, d.options.context));
     d.engine = std::make_unique<Engine>(*d.model, options, d.team);
   }

@@ -20,11 +20,13 @@ struct LoadedModel;
 struct SessionOptions {
   std::optional<ComputeMode> compute;  ///< nothing: bf16, or int8 where the weights are held in integers
   WeightOptions weights;
-  bool fp8_cache = false;       ///< see OpenOptions
-  int threads = 0;              ///< 0: one per hardware thread
-  int64_t context = 4096;       ///< most positions of a sequence; cache memory is taken as they fill
-  int64_t prefill_chunk = 512;  ///< most tokens of a prompt in one pass
-  int64_t drafts = 0;           ///< see EngineOptions
+  bool fp8_cache = false;                     ///< see OpenOptions
+  int threads = 0;                            ///< 0: one per hardware thread
+  int64_t context = 4096;                     ///< most positions of a sequence; cache memory is taken as they fill
+  int64_t prefill_chunk = 512;                ///< most tokens of a prompt in one pass
+  int64_t drafts = 0;                         ///< see EngineOptions
+  std::string store_directory;                ///< for a PageStore; empty: none
+  uint64_t store_bytes = uint64_t{10} << 30;  ///< its limit
   /// Called before memory is taken for weights, with what they take and the bytes of a full cache; may throw to stop.
   std::function<void(const WeightPlan& plan, uint64_t cache_bytes)> on_plan;
   /// Called while weights are brought into memory, in bytes of the files; may throw to stop.
@@ -45,6 +47,8 @@ class Session {
   ThreadTeam& team();
   int64_t context() const;
   int64_t drafts() const;
+  /// Null if no directory was given. Made when it is first asked for; `bad_input`: see PageStore.
+  std::shared_ptr<PageStore> store();
   /// Made when it is first asked for.
   Engine& engine();
   /// The request, with an answer no longer than the context holds. `bad_input` if the prompt alone is longer.

@@ -105,6 +105,13 @@ double weight_bytes(const Weight& weight) {
   return bytes;
 }
 
+double routed_expert_bytes(const LoadedModel& model) {
+  for (const LayerWeights& layer : model.weights.layers) {
+    if (layer.moe) return mlp_bytes(layer.moe->experts.front());
+  }
+  return 0;
+}
+
 PassCost forward_cost(const LoadedModel& model, std::span<const Span> spans, int64_t logits_rows,
                       int64_t distinct_experts) {
   const ModelConfig& c = model.config;

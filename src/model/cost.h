@@ -50,6 +50,9 @@ Arithmetic product_arithmetic(const Weight& weight, OperandRounding rounding);
 /// Bytes of a stored matrix with its scales; of integers also the zeros and the padding of panels.
 double weight_bytes(const Weight& weight);
 
+/// Bytes of one routed expert of the main layers; 0 without any.
+double routed_expert_bytes(const LoadedModel& model);
+
 /// Cost of the main layers over a batch plus the head for `logits_rows` rows. `distinct_experts` is the number of
 /// (layer, expert) pairs that at least one token chose: what a batch shares is read once.
 PassCost forward_cost(const LoadedModel& model, std::span<const Span> spans, int64_t logits_rows,

@@ -1,13 +1,21 @@
 #include "engine/engine.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <random>
+#include <regex>
 
+#include "constrain/json_grammar.h"
+#include "constrain/regex_grammar.h"
+#include "engine/model_identity.h"
 #include "support/errors.h"
 #include "support/golden.h"
+#include "text/tokenizer.h"
 
 namespace fathom {
 namespace {
@@ -232,6 +240,152 @@ TEST(Engine, RequestsWithOnePromptShareIt) {
   EXPECT_EQ(answers[0].usage.hit_tokens, 0);
   for (int64_t i = 1; i < 4; ++i) EXPECT_EQ(answers[i].usage.hit_tokens, 128);
   EXPECT_EQ(engine.counters().prefilled, 130 + 3 * 2);
+}
+
+// What one engine computed another finds in the directory, and says the same with it.
+TEST(Engine, FindsPagesThatAnEarlierOneLeft) {
+  const auto model = open(std::string(FATHOM_SOURCE_DIR) + "/models/fathom-tiny");
+  ThreadTeam team(2);
+  const std::string directory = testing::TempDir() + "/fathom-pages-" + std::to_string(::getpid());
+  EngineRequest request;
+  for (int32_t i = 0; i < 200; ++i) request.prompt.push_back(300 + 7 * i % 1000);
+  request.max_new_tokens = 40;
+  request.sampling.temperature = 0;
+  std::map<int64_t, Answer> answers[3];
+  for (int round = 0; round < 3; ++round) {
+    EngineOptions options;
+    options.cache_pages = 8;
+    options.drafts = round == 2 ? 0 : 1;
+    options.always_draft = true;
+    options.store = std::make_shared<PageStore>(directory, model_identity(*model), stored_page_bytes(*model), 1 << 30);
+    Engine engine(*model, options, team);
+    engine.submit(request);
+    while (engine.running() + engine.waiting() > 0) collect(engine, answers[round]);
+    EXPECT_EQ(answers[round][0].usage.hit_tokens, round == 0 ? 0 : 192);
+    EXPECT_EQ(answers[round][0].usage.accepted > 0, round < 2);
+  }
+  EXPECT_EQ(answers[0][0].tokens, answers[1][0].tokens);
+  EXPECT_EQ(answers[0][0].tokens, answers[2][0].tokens);
+  std::filesystem::remove_all(directory);
+}
+
+TEST(DraftPolicy, GoesByTheSecondsPerToken) {
+  for (const bool pays : {true, false}) {
+    DraftPolicy policy;
+    int64_t verified = 0;
+    for (int64_t step = 0; step < 400; ++step) {
+      const bool drafts = policy.verifies(1);
+      verified += drafts ? 1 : 0;
+      policy.record(1, drafts, drafts ? 1.5 : 1.0, drafts && pays ? 2 : 1);
+    }
+    EXPECT_EQ(policy.pays(1), pays);
+    EXPECT_TRUE(policy.pays(16)) << "nothing is known about other batches";
+    EXPECT_GT(verified, 370);
+    EXPECT_LT(verified, 390);  // some go without, to be compared with
+    int64_t admitted = 0;
+    for (int64_t i = 0; i < 40; ++i) admitted += policy.admits(1) ? 1 : 0;
+    EXPECT_EQ(admitted, pays ? 40 : 9) << "the 32nd measures anew, and so do those behind it";
+  }
+}
+
+// Greedy and drawn, with drafts and without, together and preempted: each answer is a sentence of its grammar, and the
+// one that the request gets alone.
+TEST(Engine, AnswersFollowTheirGrammar) {
+  const std::string directory = std::string(FATHOM_SOURCE_DIR) + "/models/fathom-tiny";
+  const auto model = open(directory);
+  const auto tokenizer = Tokenizer::load(directory);
+  const auto trie = std::make_shared<TokenTrie>(*tokenizer);
+  const auto sums =
+      std::make_shared<Constraint>(regex_grammar("[1-9][0-9]{0,3} (plus|minus) [1-9]{2} is [a-z]{3,9}!"), trie);
+  const auto objects = std::make_shared<Constraint>(json_schema_grammar(nlohmann::ordered_json::parse(
+                                                        R"({"type": "object", "required": ["name", "age"],
+              "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "minimum": 0, "maximum": 130}}})")),
+                                                    trie);
+  ThreadTeam team(2);
+  const int32_t end = *tokenizer->added_token("<｜end▁of▁sentence｜>");
+  for (const int64_t drafts : {0, 2}) {
+    EngineOptions options;
+    options.cache_pages = 5;
+    options.most_running = 6;
+    options.drafts = drafts;
+    options.always_draft = true;
+    Engine engine(*model, options, team);
+    std::vector<EngineRequest> requests;
+    for (int i = 0; i < 12; ++i) {
+      EngineRequest request;
+      request.prompt = tokenizer->encode("Once upon a time there was");
+      request.prompt.resize(static_cast<size_t>(30 + i), 300 + i);
+      request.max_new_tokens = 100;
+      request.sampling.temperature = i % 4 == 0 ? 0 : 1.5;
+      request.sampling.seed = static_cast<uint64_t>(i);
+      request.constraint = i % 2 == 0 ? sums : objects;
+      request.end_tokens = {end};
+      engine.submit(request);
+      requests.push_back(request);
+    }
+    std::map<int64_t, Answer> answers;
+    while (engine.running() + engine.waiting() > 0) collect(engine, answers);
+    for (int i = 0; i < 12; ++i) {
+      const std::string text = tokenizer->decode(answers[i].tokens);
+      SCOPED_TRACE(text);
+      EXPECT_EQ(answers[i].tokens, alone(*model, requests[static_cast<size_t>(i)], team).tokens);
+      EXPECT_EQ(answers[i].end, FinishReason::stop);
+      if (i % 2 == 0) {
+        EXPECT_TRUE(std::regex_match(text, std::regex("[1-9][0-9]{0,3} (plus|minus) [1-9]{2} is [a-z]{3,9}!")));
+      } else {
+        const auto value = nlohmann::json::parse(text, nullptr, false);
+        ASSERT_TRUE(value.is_object());
+        EXPECT_TRUE(value.at("name").is_string());
+        EXPECT_LE(value.at("age").get<int>(), 130);
+        EXPECT_EQ(value.size(), 2u);
+      }
+    }
+    EXPECT_GT(engine.counters().preemptions, 0);
+    EXPECT_EQ(engine.counters().accepted > 0, drafts > 0);
+  }
+}
+
+// Before the grammar begins everything may come but the end.
+TEST(Engine, AGrammarCanBeginBehindATag) {
+  const std::string directory = std::string(FATHOM_SOURCE_DIR) + "/models/fathom-tiny";
+  const auto model = open(directory);
+  const auto tokenizer = Tokenizer::load(directory);
+  const auto digits = std::make_shared<Constraint>(regex_grammar("[0-9]{5}"), std::make_shared<TokenTrie>(*tokenizer));
+  ThreadTeam team(2);
+  EngineOptions options;
+  options.cache_pages = 8;
+  Engine engine(*model, options, team);
+  EngineRequest request;
+  request.prompt = tokenizer->encode("What is 34 + 57?");
+  request.max_new_tokens = 60;
+  request.sampling.temperature = 0;
+  engine.submit(request);
+  std::map<int64_t, Answer> answers;
+  while (engine.running() + engine.waiting() > 0) collect(engine, answers);
+  const std::vector<int32_t> free = answers[0].tokens;
+  ASSERT_EQ(free.size(), 60u);
+  request.constraint = digits;
+  request.constraint_after = {free[20]};
+  request.end_tokens = {free[3]};  // would end it where it must not
+  engine.submit(request);
+  while (engine.running() + engine.waiting() > 0) collect(engine, answers);
+  const std::string text = tokenizer->decode(answers[1].tokens);
+  EXPECT_EQ(answers[1].end, FinishReason::stop) << text;
+  EXPECT_TRUE(std::regex_match(text, std::regex("[^]*[^0-9]?[0-9]{5}"))) << text;
+  EXPECT_EQ(std::count(answers[1].tokens.begin(), answers[1].tokens.end(), free[20]), 1);
+}
+
+TEST(Engine, SamplingOptionsReachTheTokens) {
+  const auto model = tiny_model();
+  ThreadTeam team(1);
+  EngineRequest request;
+  request.prompt = {5, 6, 7};
+  request.max_new_tokens = 8;
+  request.sampling.temperature = 0;
+  request.sampling.logit_bias = {{11, 100.0}};
+  EXPECT_EQ(alone(*model, request, team).tokens, std::vector<int32_t>(8, 11));
+  request.sampling.logit_bias = {{11, 100.0}, {12, 100.5}};
+  FATHOM_EXPECT_ERROR(alone(*model, request, team), ErrorKind::bad_input, "logit_bias");
 }
 
 TEST(Engine, SaysWhatCannotBe) {
