@@ -2,30 +2,39 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
 
 namespace fathom {
 namespace {
 
-// Steps of each kind before anything is decided, and the share of a new one in the running mean.
-constexpr int64_t kLeastDrafted = 16;
-constexpr int64_t kLeastPlain = 4;
-constexpr double kShare = 0.1;
+// Steps of each kind before anything is decided, and what is then no clear loss; fewer are enough for a great one.
+constexpr int64_t kLeastDrafted = 32;
+constexpr int64_t kLeastPlain = 8;
+constexpr double kLoss = 1.03;
+constexpr int64_t kSoonDrafted = 9;
+constexpr int64_t kSoonPlain = 3;
+constexpr double kGreatLoss = 1.25;
 
 // One step in so many goes without drafts; at first one in four, so that it is soon known.
 constexpr int64_t kPlainEvery = 32;
 constexpr int64_t kFirstPlainEvery = 4;
 
-constexpr int64_t kTryEvery = 32;
-
-// What is not clearly a loss is no reason to stop.
-constexpr double kLoss = 1.03;
-
 }  // namespace
 
-// The mean of the first steps, then a running one.
-void DraftPolicy::Measured::add(double value) {
-  ++steps;
-  seconds_per_token += (value - seconds_per_token) * std::max(kShare, 1.0 / static_cast<double>(steps));
+void DraftPolicy::Measured::add(double step_seconds, int64_t step_tokens) {
+  const auto at = static_cast<size_t>(steps++ % kKept);
+  seconds[at] = step_seconds;
+  tokens[at] = step_tokens;
+}
+
+// The median of the steps' times, so that a page fault or another process decides nothing, by the mean of their tokens,
+// of which there are one or two.
+double DraftPolicy::Measured::seconds_per_token() const {
+  const auto count = static_cast<std::ptrdiff_t>(std::min(steps, kKept));
+  std::array<double, kKept> sorted = seconds;
+  std::nth_element(sorted.begin(), sorted.begin() + count / 2, sorted.begin() + count);
+  const auto all = std::accumulate(tokens.begin(), tokens.begin() + count, int64_t{0});
+  return sorted[static_cast<size_t>(count / 2)] * static_cast<double>(count) / static_cast<double>(all);
 }
 
 DraftPolicy::Bucket& DraftPolicy::bucket(int64_t decoding) {
@@ -46,20 +55,23 @@ bool DraftPolicy::verifies(int64_t decoding) {
 void DraftPolicy::record(int64_t decoding, bool verified, double seconds, int64_t tokens) {
   if (tokens < 1) return;
   Bucket& b = bucket(decoding);
-  (verified ? b.drafted : b.plain).add(seconds / static_cast<double>(tokens));
+  (verified ? b.drafted : b.plain).add(seconds, tokens);
 }
 
 bool DraftPolicy::pays(int64_t decoding) const {
   const Bucket& b = bucket(decoding);
-  if (b.drafted.steps < kLeastDrafted || b.plain.steps < kLeastPlain) return true;
-  return b.drafted.seconds_per_token <= kLoss * b.plain.seconds_per_token;
+  if (b.drafted.steps < kSoonDrafted || b.plain.steps < kSoonPlain) return true;
+  const bool sure = b.drafted.steps >= kLeastDrafted && b.plain.steps >= kLeastPlain;
+  return b.drafted.seconds_per_token() <= (sure ? kLoss : kGreatLoss) * b.plain.seconds_per_token();
 }
 
 bool DraftPolicy::admits(int64_t decoding) {
   if (pays(decoding)) return true;
   Bucket& b = bucket(decoding);
-  if (++b.refused % kTryEvery != 0) return false;
+  if (++b.refused < b.next_try) return false;
+  const int64_t next_try = 2 * b.next_try;
   b = Bucket{};
+  b.next_try = next_try;
   return true;
 }
 

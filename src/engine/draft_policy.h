@@ -16,18 +16,23 @@ class DraftPolicy {
   void record(int64_t decoding, bool verified, double seconds, int64_t tokens);
   /// False once both are measured and drafts cost more than they save.
   bool pays(int64_t decoding) const;
-  /// Whether a request that comes now is to draft: while drafts pay; later one in 32, which measures anew.
+  /// Whether a request that comes now is to draft: while drafts pay; later the 32nd, which measures anew, then the
+  /// 64th, and so on.
   bool admits(int64_t decoding);
 
  private:
+  // The last steps of one kind.
   struct Measured {
-    double seconds_per_token = 0;
+    static constexpr int64_t kKept = 32;
+    std::array<double, kKept> seconds{};
+    std::array<int64_t, kKept> tokens{};
     int64_t steps = 0;
-    void add(double value);
+    void add(double step_seconds, int64_t step_tokens);
+    double seconds_per_token() const;
   };
   struct Bucket {
     Measured drafted, plain;
-    int64_t asked = 0, refused = 0;
+    int64_t asked = 0, refused = 0, next_try = 32;
   };
   Bucket& bucket(int64_t decoding);
   const Bucket& bucket(int64_t decoding) const;
