@@ -50,6 +50,7 @@ struct Prompt {
   std::string where;            ///< for sentences
   nlohmann::ordered_json echo;  ///< how the result names it: "prompt", and "prompt_ids" or "messages"
   std::vector<int32_t> ids;
+  bool thinks = false;  ///< the answer begins with thoughts
 };
 
 class GenerateCommand {
@@ -171,7 +172,7 @@ class GenerateCommand {
     if (forms > 1) throw_bad_input("give at most one of --json-object, --json-schema, --regex and --grammar");
     need_tokenizer("the form of an answer");
     JsonLayout layout;
-    layout.leading_line_ends = arguments_.thinking;
+    layout.leading_line_ends = arguments_.chat;
     constexpr size_t kLargestForm = size_t{1} << 20;
     const auto grammar = [&] {
       if (arguments_.json_object) return json_grammar(true, layout);
@@ -188,7 +189,7 @@ class GenerateCommand {
     } catch (const Error& error) {
       throw Error(error.kind(), (where.empty() ? std::string("--regex") : where) + ": " + error.what());
     }
-    if (arguments_.thinking) constraint_after_ = tokenizer_->encode("</think>");
+    think_end_ = tokenizer_->encode("</think>");
   }
 
   void need_tokenizer(const char* what) const {
@@ -245,7 +246,7 @@ class GenerateCommand {
         turns.push_back({std::move(message), std::nullopt});
       }
       need_chat_format();
-      add({where, {{"prompt", nullptr}, {"messages", json.at("messages")}}, chat_ids(turns)});
+      add({where, {{"prompt", nullptr}, {"messages", json.at("messages")}}, chat_ids(turns), thinks()});
     }
   }
 
@@ -270,7 +271,13 @@ class GenerateCommand {
       const auto bos = tokenizer_->added_token(tokenizer_config_.bos_token);
       if (tokenizer_config_.add_bos_token && bos && !arguments_.no_bos) ids.insert(ids.begin(), *bos);
     }
-    add({where, nlohmann::ordered_json::object({{"prompt", text}}), std::move(ids)});
+    add({where, nlohmann::ordered_json::object({{"prompt", text}}), std::move(ids), arguments_.chat && thinks()});
+  }
+
+  bool thinks() const {
+    ChatOptions options;
+    options.thinking = arguments_.thinking;
+    return answer_begins_thinking(*chat_format_, options);
   }
 
   std::vector<int32_t> chat_ids(const std::vector<ChatTurn>& turns) const {
@@ -315,7 +322,7 @@ class GenerateCommand {
     request.end_tokens = end_tokens_;
     request.stop = arguments_.stop;
     request.constraint = constraint_;
-    request.constraint_after = constraint_after_;
+    if (constraint_ && prompts_[index].thinks) request.constraint_after = think_end_;
     return request;
   }
 
@@ -443,7 +450,7 @@ class GenerateCommand {
   std::unique_ptr<Session> session_;
   std::vector<int32_t> end_tokens_;
   std::shared_ptr<const Constraint> constraint_;
-  std::vector<int32_t> constraint_after_;
+  std::vector<int32_t> think_end_;
   std::optional<EngineCounters> counters_;  // of prompts that ran together
   std::optional<ExpertCounters> experts_;   // of the last prompt
   int64_t computed_tokens_ = 0;             // of all prompts
@@ -497,7 +504,7 @@ void add_generate_command(CLI::App& app, int& exit_code) {
       ->group(end);
   command.add_flag("--ignore-eos", arguments->ignore_eos, "Go on after the model's end token")->group(end);
 
-  const char* form = "Form of the answer (one of these; with --thinking, of what stands behind </think>)";
+  const char* form = "Form of the answer (one of these); of one that thinks, of what stands behind </think>";
   command.add_flag("--json-object", arguments->json_object, "A JSON object")->group(form);
   command.add_option("--json-schema", arguments->json_schema, "JSON that this JSON Schema allows")
       ->type_name("FILE")
