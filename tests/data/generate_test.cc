@@ -261,5 +261,42 @@ TEST(Generate, UnknownTasksAreRefused) {
   FATHOM_EXPECT_ERROR(make_item(DocumentKind::list, random, {"division", 0}), ErrorKind::bad_input, "division");
 }
 
+// A document of one task has no other one; of alike facts most share their colour or their noun with another one.
+TEST(Retrieval, CanBeOfOneTaskAndAlike) {
+  const std::regex place("The (\\w+) (\\w+) is ((under|behind|in|on|beside|next) [^.]*)\\.");
+  int64_t sharing[2] = {};
+  int64_t facts[2] = {};
+  for (const bool alike : {false, true}) {
+    DocumentOptions options;
+    options.task = "places";
+    options.alike_facts = alike;
+    options.longest_retrieval_words = 40;
+    for (uint64_t i = 0; i < 100; ++i) {
+      Random random(3, i);
+      const Document document = make_document(DocumentKind::retrieval, random, options);
+      std::set<std::pair<std::string, std::string>> subjects;
+      for (const ChatMessage& message : document.messages) {
+        if (message.role != "assistant") continue;
+        const std::string text = message.content.value_or("");
+        std::smatch match;
+        ASSERT_TRUE(std::regex_match(text, match, place)) << text;
+        subjects.emplace(match[1], match[2]);
+      }
+      for (const auto& a : subjects) {
+        ++facts[alike];
+        sharing[alike] += std::any_of(subjects.begin(), subjects.end(), [&](const auto& b) {
+          return a != b && (a.first == b.first || a.second == b.second);
+        });
+      }
+    }
+  }
+  EXPECT_LT(2 * sharing[0], facts[0]);
+  EXPECT_GT(10 * sharing[1], 8 * facts[1]);
+  Random random(1, 1);
+  DocumentOptions options;
+  options.task = "places";
+  FATHOM_EXPECT_ERROR(make_document(DocumentKind::arithmetic, random, options), ErrorKind::bad_input, "places");
+}
+
 }  // namespace
 }  // namespace fathom

@@ -93,7 +93,7 @@ TEST(AnswerBuilder, RefusesStopStringsThatCannotBeFound) {
 }
 
 // A session on the bundled model.
-class Generate : public testing::Test {
+class GenerateOnASession : public testing::Test {
  protected:
   static constexpr const char* kDirectory = FATHOM_SOURCE_DIR "/models/fathom-tiny";
 
@@ -117,7 +117,7 @@ class Generate : public testing::Test {
   Generation plain_;
 };
 
-TEST_F(Generate, EndsAtTheEndTokenAndLeavesItOut) {
+TEST_F(GenerateOnASession, EndsAtTheEndTokenAndLeavesItOut) {
   const int32_t end = plain_.tokens[12];
   const auto first = std::find(plain_.tokens.begin(), plain_.tokens.end(), end) - plain_.tokens.begin();
   request_.end_tokens = {end};
@@ -126,7 +126,7 @@ TEST_F(Generate, EndsAtTheEndTokenAndLeavesItOut) {
   EXPECT_EQ(result.finish_reason, FinishReason::stop);
 }
 
-TEST_F(Generate, EndsWhenTheContextIsFull) {
+TEST_F(GenerateOnASession, EndsWhenTheContextIsFull) {
   request_.max_new_tokens = 1000;
   const Generation result = generate(*session_, tokenizer_.get(), request_);
   // One token more than there are positions: the last one needs none.
@@ -135,7 +135,7 @@ TEST_F(Generate, EndsWhenTheContextIsFull) {
 }
 
 // After the callback has said no, or thrown, the session goes on with the next request as if nothing had been.
-TEST_F(Generate, TheCallbacksCanEndIt) {
+TEST_F(GenerateOnASession, TheCallbacksCanEndIt) {
   GenerationCallbacks callbacks;
   callbacks.on_token = [&](int32_t token, std::string_view) { return token != plain_.tokens[9]; };
   const Generation result = generate(*session_, tokenizer_.get(), request_, callbacks);
@@ -155,7 +155,7 @@ TEST_F(Generate, TheCallbacksCanEndIt) {
   EXPECT_THROW(generate(*session_, tokenizer_.get(), request_), Error);
 }
 
-TEST_F(Generate, AConversationThatGoesOnIsFoundInTheCache) {
+TEST_F(GenerateOnASession, AConversationThatGoesOnIsFoundInTheCache) {
   GenerationRequest next = request_;
   next.max_new_tokens = 5;
   next.prompt.insert(next.prompt.end(), plain_.tokens.begin(), plain_.tokens.end());
@@ -170,7 +170,7 @@ TEST_F(Generate, AConversationThatGoesOnIsFoundInTheCache) {
   EXPECT_EQ(anew.tokens, result.tokens);
 }
 
-TEST_F(Generate, LogprobsComeWithEveryToken) {
+TEST_F(GenerateOnASession, LogprobsComeWithEveryToken) {
   request_.sampling.logprobs = 2;
   const Generation result = generate(*session_, tokenizer_.get(), request_);
   ASSERT_EQ(result.logprobs.size(), result.tokens.size());
