@@ -11,8 +11,12 @@ namespace {
 
 constexpr int64_t kPage = LatentPool::kPage;
 
-// A page that agrees in fewer tokens than this is not worth its copy.
+// Of a page that agrees in fewer tokens nothing is used: it would be copied for little, and what is found can change
+// the form of a prompt's attention.
 constexpr int64_t kLeastPart = 16;
+
+// So many positions of a prefix are computed again where that lets the MTP layer go on from them.
+constexpr int64_t kMostWithoutMtp = 16;
 
 void check_options(const LoadedModel& model, const EngineOptions& options) {
   const auto least = [](int64_t value, int64_t bound, std::string_view name) {
@@ -171,7 +175,7 @@ void Engine::end_cancelled(const std::function<void(const TokenEvent&)>& on_even
 
 void Engine::end(size_t index, FinishReason reason, const Events& on_event, std::string error) {
   Sequence& sequence = *running_[index];
-  keep_pages(sequence);
+  keep_pages(sequence, true);
   sequence.cache.shrink(0);
   on_event({sequence.id, std::nullopt, reason, std::move(error)});
   ended_.push_back(std::move(running_[index]));
@@ -224,6 +228,7 @@ void Engine::admit() {
     // The last token is computed even if it is held: its logits are not.
     int64_t held = std::min(found.tokens, std::ssize(sequence.tokens) - 1);
     if (held % kPage < kLeastPart) held = held / kPage * kPage;
+    if (options_.drafts > 0 && held - found.with_mtp <= kMostWithoutMtp) held = std::min(held, found.with_mtp);
     sequence.cache.shrink(held);
     // A request that must wait for room waits without holding pages; the first one always runs.
     const int64_t missing = LatentPool::pages_for(std::ssize(sequence.tokens)) - held / kPage;
@@ -258,7 +263,7 @@ bool Engine::before(const Sequence& a, const Sequence& b) {
 void Engine::preempt_last() {
   Pointer sequence = std::move(running_.back());
   running_.pop_back();
-  keep_pages(*sequence);
+  keep_pages(*sequence, true);
   sequence->cache.shrink(0);
   sequence->held = sequence->mtp_held = 0;
   sequence->drafts.clear();
@@ -423,7 +428,7 @@ void Engine::draw(std::vector<Part>& parts, const std::function<void(const Token
           std::find_if(running_.begin(), running_.end(), [&](const Pointer& p) { return p.get() == &sequence; });
       end(static_cast<size_t>(at - running_.begin()), *reason, on_event, std::move(error));
     } else if (first_time && !sequence.drafting) {
-      keep_pages(sequence);
+      keep_pages(sequence, false);
     }
   }
 }
@@ -488,7 +493,7 @@ void Engine::draft(const std::vector<Part>& parts) {
     }
     const bool first_time = part.position < sequence.prompt() && sequence.held >= sequence.prompt();
     sequence.mtp_held = sequence.held;
-    if (first_time) keep_pages(sequence);
+    if (first_time) keep_pages(sequence, false);
   }
   if (tokens.empty()) return;
   mtp_forward(model_, 0, {tokens, spans}, previous.data(), workspace_, team_);
@@ -539,12 +544,14 @@ std::vector<Engine::Sequence*> Engine::chain_drafts(std::span<Sequence* const> s
   return chained;
 }
 
-void Engine::keep_pages(const Sequence& sequence) {
+// With the last page, filled in part, only if the sequence writes no more.
+void Engine::keep_pages(const Sequence& sequence, bool with_last) {
   if (!options_.share_prefixes) return;
-  const auto held = std::span(sequence.tokens).first(static_cast<size_t>(sequence.held));
+  const int64_t whole = sequence.held / kPage * kPage;
+  const auto held = std::span(sequence.tokens).first(static_cast<size_t>(with_last ? sequence.held : whole));
   tree_.insert(held, std::min(sequence.held, sequence.mtp_held), sequence.cache);
   if (!options_.store) return;
-  for (int64_t page = 0; page < sequence.held / kPage; ++page) {
+  for (int64_t page = 0; page < whole / kPage; ++page) {
     const auto prefix = held.first(static_cast<size_t>((page + 1) * kPage));
     // What is there counts as used; its bytes are not looked at.
     if (!options_.store->contains(prefix)) {

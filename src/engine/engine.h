@@ -179,7 +179,7 @@ class Engine {
   SampledToken draw_token(Sequence& sequence, std::span<const float> logits);
   int64_t drafts_in_grammar(Sequence& sequence, int64_t drafts) const;
   void end(size_t index, FinishReason reason, const Events& on_event, std::string error = {});
-  void keep_pages(const Sequence& sequence);
+  void keep_pages(const Sequence& sequence, bool with_last);
   PrefixTree::Shared find_prefix(Sequence& sequence);
   AttentionForm form_of(const Part& part) const;
   int64_t position_limit() const;

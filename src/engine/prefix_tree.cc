@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <queue>
-#include <utility>
 
 namespace fathom {
 namespace {
@@ -59,7 +58,7 @@ PrefixTree::Shared PrefixTree::share(std::span<const int32_t> tokens, LatentCach
   walk(tokens, [&](Node& node, int64_t agree) {
     node.used = time_;
     cache.share_page(node.page);
-    if (node.with_mtp && total.with_mtp == total.tokens) total.with_mtp += agree;
+    if (total.with_mtp == total.tokens) total.with_mtp += std::min(agree, node.with_mtp);
     total.tokens += agree;
   });
   return total;
@@ -68,32 +67,34 @@ PrefixTree::Shared PrefixTree::share(std::span<const int32_t> tokens, LatentCach
 void PrefixTree::insert(std::span<const int32_t> tokens, int64_t with_mtp, const LatentCache& cache) {
   ++time_;
   Node* node = &root_;
-  const int64_t pages = std::min(std::ssize(tokens) / kPage, std::ssize(cache.ids()));
-  for (int64_t p = 0; p < pages; ++p) {
-    const auto part = tokens.subspan(static_cast<size_t>(p * kPage), static_cast<size_t>(kPage));
-    auto& nodes = node->children[part.front()];
-    const auto same = std::find_if(nodes.begin(), nodes.end(), [&](const auto& child) {
-      return std::equal(part.begin(), part.end(), child->tokens.begin());
-    });
+  for (int64_t p = 0; p * kPage < std::ssize(tokens); ++p) {
+    const auto begin = static_cast<size_t>(p * kPage);
+    const auto part = tokens.subspan(begin, std::min(tokens.size() - begin, static_cast<size_t>(kPage)));
+    const int64_t part_with_mtp = std::clamp<int64_t>(with_mtp - p * kPage, 0, std::ssize(part));
     const int64_t page = cache.ids()[static_cast<size_t>(p)];
-    const bool whole = (p + 1) * kPage <= with_mtp;
-    if (same != nodes.end()) {
-      node = same->get();
-      if (whole && !node->with_mtp) {
-        pool_.share(page);
-        pool_.give_back(std::exchange(node->page, page));
-        node->with_mtp = true;
-      }
-    } else {
+    auto& nodes = node->children[part.front()];
+    // One of the two is the other's beginning.
+    const auto found = std::find_if(nodes.begin(), nodes.end(), [&](const auto& child) {
+      const auto common = static_cast<std::ptrdiff_t>(std::min(part.size(), child->tokens.size()));
+      return std::equal(part.begin(), part.begin() + common, child->tokens.begin());
+    });
+    if (found == nodes.end()) {
       auto child = std::make_unique<Node>();
-      child->tokens.assign(part.begin(), part.end());
-      child->page = page;
-      child->with_mtp = whole;
       child->parent = node;
-      pool_.share(child->page);
       ++count_;
       node = nodes.emplace_back(std::move(child)).get();
+    } else {
+      node = found->get();
+      node->used = time_;
+      const bool longer = part.size() > node->tokens.size();
+      const bool readier = part.size() == node->tokens.size() && part_with_mtp > node->with_mtp;
+      if (!longer && !readier) continue;
     }
+    pool_.share(page);
+    if (node->page >= 0) pool_.give_back(node->page);
+    node->tokens.assign(part.begin(), part.end());
+    node->page = page;
+    node->with_mtp = part_with_mtp;
     node->used = time_;
   }
 }

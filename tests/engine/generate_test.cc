@@ -163,7 +163,8 @@ TEST_F(GenerateOnASession, AConversationThatGoesOnIsFoundInTheCache) {
   generate(*session_, tokenizer_.get(), next);
   next.prompt.push_back(12);
   const Generation result = generate(*session_, tokenizer_.get(), next);
-  EXPECT_EQ(result.timings.reused_tokens, 64);
+  // All but the last token, and what the MTP layer has not seen.
+  EXPECT_GE(result.timings.reused_tokens, 88);
   session_->clear();
   const Generation anew = generate(*session_, tokenizer_.get(), next);
   EXPECT_EQ(anew.timings.reused_tokens, 0);

@@ -77,5 +77,39 @@ TEST(PrefixTree, GivesUpWhatWasAskedForLongestAgo) {
   EXPECT_EQ(tree.pages(), 0);
 }
 
+// A leaf may be filled in part: it serves those who begin like it, and makes room for one that says more.
+TEST(PrefixTree, KeepsALastPageThatIsFilledInPart) {
+  LatentPool pool = small_pool(8);
+  PrefixTree tree(pool);
+  std::vector<int32_t> tokens = tokens_of({1});
+  tokens.insert(tokens.end(), {7, 8, 9});
+  fill(tree, pool, tokens);
+  EXPECT_EQ(tree.pages(), 2);
+  fill(tree, pool, std::vector<int32_t>(tokens.begin(), tokens.end() - 1));  // says less
+  EXPECT_EQ(tree.pages(), 2);
+  tokens.insert(tokens.end(), {10, 11});
+  EXPECT_EQ(tree.match(tokens), kPage + 3);
+  {
+    // The first 65 tokens with the MTP layers' part: one of the last page.
+    LatentCache cache(pool);
+    ASSERT_TRUE(cache.reserve(std::ssize(tokens)));
+    tree.insert(tokens, kPage + 1, cache);
+  }
+  EXPECT_EQ(tree.match(tokens), kPage + 5);
+  EXPECT_EQ(tree.pages(), 2);
+  EXPECT_EQ(pool.free_pages(), 6);
+  LatentCache cache(pool);
+  const PrefixTree::Shared shared = tree.share(tokens, cache);
+  EXPECT_EQ(shared.tokens, kPage + 5);
+  EXPECT_EQ(shared.with_mtp, kPage + 1);
+  EXPECT_EQ(pool.references(cache.ids()[1]), 2);
+  // Another continuation stands beside it.
+  tokens.resize(kPage + 1);
+  tokens.push_back(99);
+  fill(tree, pool, tokens);
+  EXPECT_EQ(tree.pages(), 3);
+  EXPECT_EQ(tree.match(tokens), kPage + 2);
+}
+
 }  // namespace
 }  // namespace fathom

@@ -26,25 +26,17 @@ class GeneratedEvaluation : public testing::Test {
   /// Asks a model that says `said` and then its end token.
   ItemAnswer answer(const EvaluationItem& item, const std::string& said, int64_t context = 1000,
                     int64_t max_new_tokens = 200) {
-    std::vector<int32_t> script = tokenizer_->encode(said);
-    script.push_back(kEnd);
-    std::vector<float> logits(300);
-    size_t position = 0;
-    const auto next = [&]() -> std::span<const float> {
-      std::fill(logits.begin(), logits.end(), 0.0f);
-      logits[static_cast<size_t>(script[std::min(position++, script.size() - 1)])] = 1;
-      return logits;
-    };
-    prompts_ = 0;
-    const SequenceModel model{[&](std::span<const int32_t>) {
-                                ++prompts_;
-                                return next();
-                              },
-                              [&](int32_t) { return next(); }, [] { return int64_t{0}; }, context};
     const std::vector<int32_t> prompt = item_prompt(item, conversation());
+    prompts_ = 0;
     if (std::ssize(prompt) >= context) return unasked_answer(std::ssize(prompt));
-    const Generation generation = generate(model, tokenizer_.get(), item_request(prompt, {kEnd}, max_new_tokens));
-    return judged_answer(conversation(), item, std::ssize(prompt), generation);
+    ++prompts_;
+    const GenerationRequest request = item_request(prompt, {kEnd}, max_new_tokens);
+    AnswerBuilder builder(tokenizer_.get(), request);
+    const std::vector<int32_t> script = tokenizer_->encode(said);
+    const auto count = std::min(std::ssize(script), request.max_new_tokens);
+    for (int64_t i = 0; i < count; ++i) builder.add({script[static_cast<size_t>(i)], 0, {}});
+    builder.end(count < std::ssize(script) ? FinishReason::length : FinishReason::stop, {});
+    return judged_answer(conversation(), item, std::ssize(prompt), builder.generation());
   }
 
   std::unique_ptr<Tokenizer> tokenizer_;
