@@ -189,6 +189,8 @@ class Chat {
     const auto used = timings.prefill_tokens + timings.reused_tokens + std::ssize(result.tokens);
     if (result.finish_reason == FinishReason::length && used >= session_->context()) {
       note(fmt::format("(The context of {} tokens is full: /clear begins a new conversation.)\n", session_->context()));
+    } else if (result.finish_reason == FinishReason::insufficient_system_resource) {
+      note("(The memory for the conversation's cache is full: /clear begins a new one, --cache-type fp8 halves it.)\n");
     } else if (result.finish_reason == FinishReason::length) {
       note(fmt::format("(cut off after {} tokens, see --max-new-tokens)\n", result.tokens.size()));
     }

@@ -76,6 +76,21 @@ Engine::Engine(const LoadedModel& model, const EngineOptions& options, ThreadTea
   if (options_.store) stored_page_.resize(stored_page_bytes(model));
 }
 
+int64_t plan_cache_pages(const LoadedModel& model, int64_t wanted, int64_t least, const SystemMemory& memory) {
+  if (memory.available_bytes == 0) return wanted;
+  const size_t page = LatentPool::bytes_for(model.config, model.cache_dtype(), 1);
+  const auto fit = static_cast<int64_t>(memory.available_bytes / 2 / page);
+  if (fit < least) {
+    throw_failure(
+        "The latent cache needs {:.1f} GB for {} positions; {:.1f} GB of memory are free, and half of that may be "
+        "taken. A "
+        "shorter context or an FP8 cache needs less.",
+        static_cast<double>(page) * static_cast<double>(least) / 1e9, least * kPage,
+        static_cast<double>(memory.available_bytes) / 1e9);
+  }
+  return std::min(wanted, fit);
+}
+
 size_t stored_page_bytes(const LoadedModel& model) {
   return LatentPool::bytes_for(model.config, model.cache_dtype(), 1) + 1;
 }

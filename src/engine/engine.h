@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/memory.h"
 #include "base/thread_team.h"
 #include "constrain/constraint.h"
 #include "engine/draft_policy.h"
@@ -88,6 +89,11 @@ struct EngineOptions {
   /// Where pages are kept over the end of the program; null: nowhere. Its pages have `stored_page_bytes`.
   std::shared_ptr<PageStore> store;
 };
+
+/// Pages for an engine's cache: `wanted`, but no more than half of the memory that is free now can hold; the rest is
+/// the weights' and the system's. `failure` if these are fewer than `least`. Memory that the system does not tell
+/// counts as enough.
+int64_t plan_cache_pages(const LoadedModel& model, int64_t wanted, int64_t least, const SystemMemory& memory);
 
 /// Bytes of a page in a PageStore: the pool's, and one that says whether the MTP layers' part is there.
 size_t stored_page_bytes(const LoadedModel& model);

@@ -15,9 +15,10 @@ struct Answer {
   bool done = false;
 };
 
-EngineOptions engine_options(const GenerateManyOptions& options) {
+EngineOptions engine_options(const LoadedModel& model, const GenerateManyOptions& options) {
   EngineOptions engine;
-  engine.cache_pages = options.together * LatentPool::pages_for(options.context);
+  const int64_t pages = LatentPool::pages_for(options.context);
+  engine.cache_pages = plan_cache_pages(model, options.together * pages, pages, system_memory());
   engine.most_running = options.together;
   engine.most_tokens = std::max<int64_t>(512, (1 + options.drafts) * options.together);
   // Nobody watches: prompts are computed in large pieces.
@@ -39,7 +40,7 @@ EngineCounters generate_many(const LoadedModel& model, const Tokenizer* tokenize
       throw_bad_input("The prompt has {} tokens; the context holds {}.", request.prompt.size(), options.context);
     }
   }
-  Engine engine(model, engine_options(options), team);
+  Engine engine(model, engine_options(model, options), team);
   std::map<size_t, std::unique_ptr<Answer>> answers;  // submitted, not handed out
   size_t submitted = 0;
   size_t handed_out = 0;

@@ -15,9 +15,9 @@ struct GenerateManyOptions {
   std::shared_ptr<PageStore> store;  ///< see EngineOptions
 };
 
-/// Runs all requests through an engine with room for `together` of them at full length, and hands the results out in
-/// the order of the requests, each as soon as it and all before it are done. A result's times are those between its
-/// admission, its first token and its end, with the others beside it.
+/// Runs all requests through an engine with room for `together` of them at full length (or as many as memory allows,
+/// see plan_cache_pages), and hands the results out in the order of the requests, each as soon as it and all before it
+/// are done. A result's times are those between its admission, its first token and its end, with the others beside it.
 ///
 /// `stop` is asked between steps; if it says so, what is not handed out by then is left. Errors: as `generate`, and
 /// `bad_input` for a prompt that is longer than the context.

@@ -86,7 +86,8 @@ Engine& Session::engine() {
   if (!d.engine) {
     EngineOptions options;
     // One more, for the copy of a page that a prompt shares in part.
-    options.cache_pages = LatentPool::pages_for(d.options.context) + 1;
+    const int64_t pages = LatentPool::pages_for(d.options.context) + 1;
+    options.cache_pages = plan_cache_pages(*d.model, pages, std::min<int64_t>(pages, 4), system_memory());
     options.most_running = 1;
     options.drafts = d.options.drafts;
     options.store = store();

@@ -410,6 +410,17 @@ TEST(Engine, SamplingOptionsReachTheTokens) {
   FATHOM_EXPECT_ERROR(alone(*model, request, team), ErrorKind::bad_input, "logit_bias");
 }
 
+TEST(Engine, TheCacheIsPlannedFromWhatIsFree) {
+  const auto model = tiny_model();
+  const auto page = static_cast<uint64_t>(LatentPool::bytes_for(model->config, model->cache_dtype(), 1));
+  SystemMemory memory{page * 1000, page * 200};
+  EXPECT_EQ(plan_cache_pages(*model, 50, 1, memory), 50);
+  EXPECT_EQ(plan_cache_pages(*model, 500, 1, memory), 100);
+  FATHOM_EXPECT_ERROR(plan_cache_pages(*model, 500, 101, memory), ErrorKind::failure, "6464 positions");
+  memory.available_bytes = 0;
+  EXPECT_EQ(plan_cache_pages(*model, 500, 101, memory), 500);
+}
+
 TEST(Engine, SaysWhatCannotBe) {
   const auto model = tiny_model();
   ThreadTeam team(1);
