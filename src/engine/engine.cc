@@ -212,7 +212,8 @@ bool Engine::prefix_is_coming(const Sequence& sequence) const {
 
 // Puts what is held of the sequence's tokens into its cache: from the tree, and further on from the store.
 PrefixTree::Shared Engine::find_prefix(Sequence& sequence) {
-  if (!options_.share_prefixes) return {};
+  // After a preemption everything is computed again: pages of the tree may be others', in another form of attention.
+  if (!options_.share_prefixes || sequence.form) return {};
   PrefixTree::Shared found = tree_.share(sequence.tokens, sequence.cache);
   if (!options_.store) return found;
   const int64_t stored = options_.store->match(sequence.tokens) / kPage;
