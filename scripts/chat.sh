@@ -8,7 +8,9 @@ if [[ $# -gt 0 ]]; then
   exec "$fathom" chat --model "$1"
 fi
 if [[ -d models/fathom-tiny ]]; then
-  exec "$fathom" chat --model models/fathom-tiny --thinking  # it computes in its thoughts
+  echo "models/fathom-tiny tells stories and finds facts that it was told. It adds in its thoughts, and knows nothing else"
+  echo "to think about: build/fathom chat --model models/fathom-tiny --thinking"
+  exec "$fathom" chat --model models/fathom-tiny
 fi
 if [[ ! -f models/random/config.json ]]; then
   "$fathom" synth --config tiny --format fp8 --out models/random
