@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains the bundled model from nothing: corpus, tokenizer, shards; a beginning, drills in looking back, pretraining at
-# 512 tokens, extension to 2,048 and 4,096, then facts to find again, the second and third time such as are easily mixed up.
+# 512 tokens, extension to 2,048 and 4,096, then facts to find again, and three times such as are easily mixed up.
 # A run that was stopped goes on where it was. Everything lies in runs/fathom-tiny; the result is copied by --install.
 # Usage: train-fathom-tiny.sh [--install]
 set -euo pipefail
@@ -33,27 +33,34 @@ pack 512 512 0.004 corpus-512.jsonl
 pack 2048 2048 0.01 corpus-long.jsonl corpus-sums.jsonl
 pack 4096 4096 0.01 corpus-long.jsonl corpus-sums.jsonl
 
-rest=(--kinds story,arithmetic,list,code,dialogue)
-facts=(--kinds retrieval)
-corpus recall-facts.jsonl --megabytes 4 --seed 5 --longest-retrieval 1050 "${facts[@]}"
-corpus recall-places.jsonl --megabytes 3 --seed 6 --longest-retrieval 1050 "${facts[@]}" --task places
-corpus recall-words.jsonl --megabytes 2 --seed 7 --longest-retrieval 1050 "${facts[@]}" --task words
-corpus recall-rest.jsonl --megabytes 3.5 --seed 8 "${rest[@]}"
+# Facts to find again: facts NAME MEGABYTES SEED MOST_WORDS_BETWEEN OPTION...; and everything else: rest NAME MEGABYTES SEED
+facts() {
+  corpus "$1.jsonl" --megabytes "$2" --seed "$3" --longest-retrieval "$4" --kinds retrieval "${@:5}"
+}
+rest() {
+  corpus "$1.jsonl" --megabytes "$2" --seed "$3" --kinds story,arithmetic,list,code,dialogue
+}
+facts recall-facts 4 5 1050
+facts recall-places 3 6 1050 --task places
+facts recall-words 2 7 1050 --task words
+rest recall-rest 3.5 8
 pack recall 1536 0.01 recall-{facts,places,words,rest}.jsonl
-corpus alike-facts.jsonl --megabytes 3 --seed 5 --longest-retrieval 1050 "${facts[@]}" --alike-facts
-corpus alike-near.jsonl --megabytes 3 --seed 6 --longest-retrieval 60 "${facts[@]}" --alike-facts
-corpus alike-places.jsonl --megabytes 3 --seed 7 --longest-retrieval 200 "${facts[@]}" --task places --alike-facts
-corpus alike-words.jsonl --megabytes 0.7 --seed 9 --longest-retrieval 200 "${facts[@]}" --task words
-corpus alike-rest.jsonl --megabytes 2.5 --seed 8 "${rest[@]}"
-pack alike 1536 0.01 alike-{facts,near,places,words,rest}.jsonl
-corpus again-facts.jsonl --megabytes 3.5 --seed 15 --longest-retrieval 1050 "${facts[@]}" --alike-facts
-corpus again-near.jsonl --megabytes 3 --seed 16 --longest-retrieval 60 "${facts[@]}" --alike-facts
-corpus again-places.jsonl --megabytes 1.5 --seed 17 --longest-retrieval 200 "${facts[@]}" --task places --alike-facts
-corpus again-words.jsonl --megabytes 1.5 --seed 19 --longest-retrieval 200 "${facts[@]}" --task words
-corpus again-rest.jsonl --megabytes 2 --seed 18 "${rest[@]}"
-pack again 1536 0.01 again-{facts,near,places,words,rest}.jsonl
+# Facts that are alike: alike PHASE FACTS NEAR PLACES WORDS REST SEED MOST_WORDS_BETWEEN, megabytes of each; the last is for
+# places and words
+alike() {
+  local phase=$1 seed=$7 between=$8
+  facts "$phase-facts" "$2" "$seed" 1050 --alike-facts
+  facts "$phase-near" "$3" $((seed + 1)) 60 --alike-facts
+  facts "$phase-places" "$4" $((seed + 2)) "$between" --task places --alike-facts
+  facts "$phase-words" "$5" $((seed + 4)) "$between" --task words
+  rest "$phase-rest" "$6" $((seed + 3))
+  pack "$phase" 1536 0.01 "$phase"-{facts,near,places,words,rest}.jsonl
+}
+alike alike 3 3 3 0.7 2.5 5 200
+alike again 3.5 3 1.5 1.5 2 15 200
+alike more 2.5 1 3.5 0.5 1.5 25 400
 
-phases=(begin drill pretrain extend-2048 extend-4096 recall alike again)
+phases=(begin drill pretrain extend-2048 extend-4096 recall alike again more)
 for phase in "${phases[@]}"; do
   if [[ -f $runs/$phase/recipe.json ]]; then
     "$fathom" train pretrain --run "$runs/$phase" --resume
