@@ -8,25 +8,17 @@
 #include <cmath>
 #include <cstring>
 #include <deque>
-#include <random>
 
 #include "base/number_formats.h"
 #include "kernels/quantize.h"
 #include "support/isa_guard.h"
 #include "support/isa_list.h"
+#include "support/random_values.h"
 
 namespace fathom {
 namespace {
 
 constexpr uint16_t kNan = 0x7fc0;
-
-std::vector<float> normals(int64_t count, uint32_t seed, float deviation = 1) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, deviation);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 // The pages of one sequence, in memory in another order; everything that is not written is not a number.
 struct Sequence {
@@ -43,7 +35,7 @@ struct Sequence {
     for (int64_t p = 0; p < end; p += kPagePositions) {
       pages.push_back(reinterpret_cast<const std::byte*>(data.data() + at(p)) - kOffset);
     }
-    const std::vector<float> values = normals(end * dims.width(), seed);
+    const std::vector<float> values = random_values(end * dims.width(), seed);
     for (int64_t p = 0; p < end; ++p) {
       for (int64_t k = 0; k < dims.width(); ++k) {
         data[static_cast<size_t>(at(p) + k)] = f32_to_bf16(values[static_cast<size_t>(p * dims.width() + k)]);
@@ -96,7 +88,7 @@ std::vector<Mix> exact_mix(const Sequence& sequence, const uint16_t* query, int6
 
 std::vector<uint16_t> random_queries(int64_t count, uint32_t seed) {
   std::vector<uint16_t> queries;
-  for (float value : normals(count, seed)) queries.push_back(f32_to_bf16(value));
+  for (float value : random_values(count, seed)) queries.push_back(f32_to_bf16(value));
   return queries;
 }
 
@@ -167,7 +159,7 @@ struct KvB {
   int64_t cols;
 
   KvB(DType dtype, int64_t rows, int64_t columns, int64_t block, uint32_t seed) : cols(columns) {
-    values = normals(rows * cols, seed, 0.2f);
+    values = random_values(rows * cols, seed, 0.2f);
     bytes.resize(values.size() * dtype_bytes(dtype));
     weight = dense_weight(dtype, bytes.data(), rows, cols, cols);
     if (dtype == DType::f8_e4m3) {
@@ -269,7 +261,7 @@ TEST(LatentAttention, BothFormsAgreeWithTheFormulaForEveryWeight) {
                                  c.dims.latent, c.length, c.position, dtype_name(dtype)));
         const Sequence sequence(c.dims, c.position + c.length, 5);
         const KvB kv_b(dtype, c.dims.heads * (c.dims.nope + c.dims.v), c.dims.latent, 128, 6);
-        const std::vector<float> q = normals(c.length * c.dims.heads * c.dims.query_width(), 7);
+        const std::vector<float> q = random_values(c.length * c.dims.heads * c.dims.query_width(), 7);
         const std::vector<double> exact = exact_attention(sequence, kv_b, q, c.position, c.length);
         const std::vector<LatentSpan> spans = {sequence.span(c.position, 0, c.length)};
         // Several independent roundings to BF16, 2^-9 each at most; a score of 4 that is off by 2^-8 of itself moves
@@ -289,7 +281,7 @@ TEST(LatentAttention, OneAnswerForAnyNeighboursChunksAndThreads) {
   const Sequence short_one(dims, 80, 10);
   const int64_t q_row = dims.heads * dims.query_width();
   const int64_t out_row = dims.heads * dims.v;
-  const std::vector<float> q = normals(150 * q_row, 11);
+  const std::vector<float> q = random_values(150 * q_row, 11);
   const auto piece = [&](int64_t begin, int64_t count) {
     return std::vector<float>(q.begin() + begin * q_row, q.begin() + (begin + count) * q_row);
   };
@@ -327,7 +319,7 @@ TEST(LatentAttention, Fp8PagesGiveWhatTheirBf16RowsGive) {
   for (int64_t begin = 0; begin < kEnd; begin += kPagePositions) {
     pages.emplace_back(latent_page_bytes(DType::f8_e4m3, dims.width()));
     rows.emplace_back(latent_page_bytes(DType::bf16, dims.width()));
-    const std::vector<float> values = normals(kPagePositions * dims.width(), static_cast<uint32_t>(begin));
+    const std::vector<float> values = random_values(kPagePositions * dims.width(), static_cast<uint32_t>(begin));
     for (int64_t r = 0; r < std::min(kPagePositions, kEnd - begin); ++r) {
       std::vector<float> value(static_cast<size_t>(dims.width()));
       store_latent(DType::f8_e4m3, pages.back().data(), r, dims.width(), values.data() + r * dims.width());
@@ -337,7 +329,7 @@ TEST(LatentAttention, Fp8PagesGiveWhatTheirBf16RowsGive) {
     page_at.push_back(pages.back().data());
     rows_at.push_back(rows.back().data());
   }
-  const std::vector<float> q = normals(70 * dims.heads * dims.query_width(), 11);
+  const std::vector<float> q = random_values(70 * dims.heads * dims.query_width(), 11);
   for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     for (Form form : {absorbed_attention, expanded_attention}) {
@@ -362,7 +354,7 @@ TEST(AbsorbQueries, AgreesWithAPlainSumForEveryWeight) {
         for (int64_t T : {1, 2, 5}) {
           SCOPED_TRACE(
               fmt::format("{} {} [{}, {}] blocks of {}, T {}", isa_name(isa), dtype_name(dtype), rows, cols, block, T));
-          const std::vector<float> x = normals(T * (end - begin + 3), 13);
+          const std::vector<float> x = random_values(T * (end - begin + 3), 13);
           std::vector<float> y(static_cast<size_t>(T * (cols + 2)), NAN);
           absorb_queries(x.data(), end - begin + 3, T, w.weight, begin, end, T == 2 ? 0 : -1, y.data(), cols + 2);
           for (int64_t t = 0; t < T; ++t) {

@@ -5,26 +5,18 @@
 
 #include <cmath>
 #include <functional>
-#include <random>
 
 #include "base/number_formats.h"
 #include "kernels/norm.h"
 #include "support/isa_guard.h"
 #include "support/isa_list.h"
+#include "support/random_values.h"
 
 namespace fathom {
 namespace {
 
 // Not multiples of a vector, and one of several.
 constexpr int64_t kSizes[] = {1, 7, 45, 96};
-
-std::vector<float> random_values(int64_t n, uint32_t seed, float deviation = 1) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, deviation);
-  std::vector<float> values(static_cast<size_t>(n));
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 // Central difference of `function` with respect to x[i].
 double slope(std::vector<double> x, size_t i, const std::function<double(const std::vector<double>&)>& function) {

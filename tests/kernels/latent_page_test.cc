@@ -5,23 +5,15 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <random>
 #include <vector>
 
 #include "base/number_formats.h"
 #include "support/isa_guard.h"
 #include "support/isa_list.h"
+#include "support/random_values.h"
 
 namespace fathom {
 namespace {
-
-std::vector<float> normals(int64_t count, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, 1);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 TEST(LatentPage, TakesWhatItsTypeTakes) {
   EXPECT_EQ(latent_page_bytes(DType::f32, 576), 64u * 576 * 4);
@@ -40,7 +32,7 @@ TEST(LatentPage, Fp8KeepsEveryGroupToItsScale) {
       std::vector<std::byte> page(latent_page_bytes(DType::f8_e4m3, width), std::byte{0x7f});
       std::vector<std::vector<float>> rows;
       for (int64_t row = 0; row < kPagePositions; ++row) {
-        rows.push_back(normals(width, static_cast<uint32_t>(row)));
+        rows.push_back(random_values(width, static_cast<uint32_t>(row)));
         for (int64_t k = 0; k < width; ++k)
           rows.back()[static_cast<size_t>(k)] *= std::exp2f(static_cast<float>(k / 64 * 5 - 20));
         store_latent(DType::f8_e4m3, page.data(), row, width, rows.back().data());
@@ -69,7 +61,7 @@ TEST(LatentPage, Fp8KeepsEveryGroupToItsScale) {
 }
 
 TEST(LatentPage, OtherTypesKeepTheirRows) {
-  const std::vector<float> values = normals(40, 1);
+  const std::vector<float> values = random_values(40, 1);
   std::vector<float> back(40);
   for (DType dtype : {DType::f32, DType::bf16}) {
     std::vector<std::byte> page(latent_page_bytes(dtype, 40));

@@ -16,6 +16,7 @@
 #include "support/golden.h"
 #include "support/isa_guard.h"
 #include "support/isa_list.h"
+#include "support/random_values.h"
 
 namespace fathom {
 namespace {
@@ -70,14 +71,6 @@ TestWeight make_weight(DType dtype, int64_t rows, int64_t cols, int64_t block_ro
   return w;
 }
 
-std::vector<float> random_activations(int64_t count, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, 1);
-  std::vector<float> x(static_cast<size_t>(count));
-  for (float& value : x) value = normal(random);
-  return x;
-}
-
 // The activations as the product sees them.
 std::vector<double> rounded(const std::vector<float>& x, int64_t T, int64_t K, OperandRounding rounding, DType dtype) {
   std::vector<double> out;
@@ -112,7 +105,7 @@ TEST(Linear, EveryFormatAgreesWithAPlainSum) {
   for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     for (const Shape3& s : shapes) {
-      const std::vector<float> x = random_activations(s.T * s.cols, 7);
+      const std::vector<float> x = random_values(s.T * s.cols, 7);
       for (DType dtype : {DType::f32, DType::bf16, DType::f16, DType::f8_e4m3}) {
         const TestWeight w = make_weight(dtype, s.rows, s.cols, s.block_rows, s.block_cols, 11);
         for (OperandRounding rounding :
@@ -157,7 +150,7 @@ TEST(Linear, TransposedProductAgreesWithAPlainSum) {
           for (bool accumulate : {false, true}) {
             const int64_t begin = s.rows > 4 ? 2 : 0;
             const int64_t R = s.rows - begin;
-            const std::vector<float> x = random_activations(s.T * R, 17);
+            const std::vector<float> x = random_values(s.T * R, 17);
             std::vector<float> y(static_cast<size_t>(s.T * s.cols), 0.5f);
             linear_transposed_rows(x.data(), R, s.T, w.weight, begin, s.rows, cast, accumulate, y.data(), s.cols);
             for (int64_t t = 0; t < s.T; ++t) {
@@ -189,7 +182,7 @@ TEST(Linear, BitsDoNotDependOnTheBatch) {
   for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     for (int64_t cols : {64, 200, 4210}) {
-      const std::vector<float> x = random_activations(T * cols, 3);
+      const std::vector<float> x = random_values(T * cols, 3);
       for (DType dtype : {DType::f32, DType::bf16, DType::f16, DType::f8_e4m3}) {
         const TestWeight w = make_weight(dtype, rows, cols, 128, 128, 5);
         for (OperandRounding rounding : {OperandRounding::none, OperandRounding::bf16, OperandRounding::fp8}) {
@@ -216,7 +209,7 @@ TEST(Linear, BitsDoNotDependOnTheBatch) {
           }
           std::vector<float> transposed(static_cast<size_t>(T * cols));
           std::vector<float> alone(static_cast<size_t>(cols));
-          const std::vector<float> p = random_activations(T * rows, 9);
+          const std::vector<float> p = random_values(T * rows, 9);
           linear_transposed_rows(p.data(), rows, T, w.weight, 0, rows, true, false, transposed.data(), cols);
           for (int64_t t = 0; t < T; ++t) {
             linear_transposed_rows(p.data() + t * rows, rows, 1, w.weight, 0, rows, true, false, alone.data(), cols);
@@ -240,7 +233,7 @@ TEST(Linear, Fp8AndItsCastGiveTheSameBits) {
   for (Isa isa : isas_here()) {
     const IsaGuard guard(isa);
     for (int64_t T : {1, 3, 20, 50}) {
-      const std::vector<float> x = random_activations(T * cols, 3);
+      const std::vector<float> x = random_values(T * cols, 3);
       std::vector<float> y[2];
       for (const Weight* weight : {&fp8.weight, &cast}) {
         Operand operand;
@@ -282,7 +275,7 @@ TEST(Linear, AnyCodesAndAnyScaleGiveTheBitsOfTheCast) {
           if (isa == Isa::avx512) continue;
           const IsaGuard guard(isa);
           for (const int64_t T : {1, 3}) {
-            const std::vector<float> x = random_activations(T * cols, 3);
+            const std::vector<float> x = random_values(T * cols, 3);
             std::vector<float> y[2];
             for (const Weight* weight : std::initializer_list<const Weight*>{&fp8, &cast}) {
               Operand operand;

@@ -4,22 +4,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <random>
 #include <vector>
 
 #include "base/number_formats.h"
 #include "support/isa_guard.h"
+#include "support/random_values.h"
 
 namespace fathom {
 namespace {
-
-std::vector<float> random_values(int64_t count, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, 1);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 // L [rows, K] · R [K, N] in both uses: a left side in rows, and one that is paired itself (a product over tokens).
 TEST(PairedProduct, AgreesWithAPlainSum) {

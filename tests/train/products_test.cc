@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <random>
 
 #include "base/number_formats.h"
 #include "kernels/norm.h"
@@ -12,17 +11,10 @@
 #include "kernels/quantize.h"
 #include "support/isa_guard.h"
 #include "support/isa_list.h"
+#include "support/random_values.h"
 
 namespace fathom {
 namespace {
-
-std::vector<float> random_values(int64_t n, uint32_t seed, float deviation = 1) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, deviation);
-  std::vector<float> values(static_cast<size_t>(n));
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 // The column of a chosen matrix as a form of a weight gradient rounds it: along the tokens.
 std::vector<double> column(const std::vector<float>& x, int64_t stride, const std::vector<int32_t>& index, int64_t c,
