@@ -64,10 +64,7 @@ class Chat {
     if (const auto counters = session_->expert_counters()) {
       note(fmt::format("{}\n", expert_store_report(*counters, computed_tokens_, computed_ms_ / 1000)));
     }
-    if (const auto store = session_->store()) {
-      store->flush();
-      if (const std::string problem = store->take_problem(); !problem.empty()) note(problem + "\n");
-    }
+    if (const std::string problem = session_->store_problem(); !problem.empty()) note(problem + "\n");
     return exit_code;
   }
 

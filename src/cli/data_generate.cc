@@ -27,7 +27,6 @@ struct GenerateArguments {
   double megabytes = 0;
   uint64_t seed = 0;
   std::vector<std::string> kinds;
-  std::string task;
   int64_t filler_words = 0;
   bool held_out = false;
   DocumentOptions options;
@@ -98,8 +97,6 @@ void run(const GenerateArguments& arguments) {
                     arguments.documents > 0 ? "both" : "neither");
   }
   const std::vector<DocumentKind> kinds = chosen_kinds(arguments);
-  DocumentOptions options = arguments.options;
-  options.task = arguments.task;
   const auto bytes = static_cast<uint64_t>(arguments.megabytes * 1e6);
   const auto start = std::chrono::steady_clock::now();
   OutputFile file(arguments.out);
@@ -111,9 +108,9 @@ void run(const GenerateArguments& arguments) {
     // Each document has a stream of its own: document n is the same however many there are.
     Random random(arguments.seed, number * 2 + (arguments.held_out ? 1 : 0));
     const DocumentKind kind = draw_kind(random, kinds);
-    const std::string line =
-        json_line(arguments.held_out ? item_json(make_item(kind, random, {arguments.task, arguments.filler_words}))
-                                     : document_json(make_document(kind, random, options)));
+    const std::string line = json_line(
+        arguments.held_out ? item_json(make_item(kind, random, {arguments.options.task, arguments.filler_words}))
+                           : document_json(make_document(kind, random, arguments.options)));
     file.write(line);
     progress.advance(arguments.documents > 0 ? 1 : line.size());
   }
@@ -154,7 +151,7 @@ void add_data_generate_command(CLI::App& data, int& exit_code) {
   command.add_flag("--alike-facts", arguments->options.alike_facts,
                    "Retrieval about things that share their colour or their noun: harder to tell apart");
   command
-      .add_option("--task", arguments->task,
+      .add_option("--task", arguments->options.task,
                   "One task of the kind: of arithmetic \"addition\", of retrieval \"places\", …")
       ->type_name("NAME");
   CLI::Option* held_out =

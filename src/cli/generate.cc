@@ -123,7 +123,7 @@ class GenerateCommand {
     }
     if (interrupted()) {
       progress.reset();
-      report_problems();
+      report_stores();
       if (file) {
         note(fmt::format("interrupted; {} of {} results are in {}.partial, the same command goes on from there", index,
                          prompts_.size(), arguments_.output_file));
@@ -131,7 +131,7 @@ class GenerateCommand {
       return kInterruptedExitCode;
     }
     progress.reset();
-    report_problems();
+    report_stores();
     if (!plain && several)
       report_speed(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
     if (file) {
@@ -383,11 +383,8 @@ class GenerateCommand {
     note(text);
   }
 
-  void report_problems() const {
-    if (const auto store = session_->store()) {
-      store->flush();
-      if (const std::string problem = store->take_problem(); !problem.empty()) note(problem);
-    }
+  void report_stores() const {
+    if (const std::string problem = session_->store_problem(); !problem.empty()) note(problem);
     if (const auto counters = session_->expert_counters()) {
       note(expert_store_report(*counters, computed_tokens_, computed_ms_ / 1000));
     }

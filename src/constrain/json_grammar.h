@@ -20,18 +20,16 @@ ByteGrammar json_grammar(bool object_only = false, const JsonLayout& layout = {}
 
 /// The JSON values that a schema allows, of the part of JSON Schema that OpenAI's and DeepSeek's strict modes name:
 ///
-/// - `type`, one or several; `enum` and `const`, alone or beside `type`; `anyOf`; `$ref` to `#` or a place in this
-/// schema
+/// - `type`, one or several; `enum` and `const`, alone or beside `type`; `anyOf`; `$ref` to `#` or a place in
+///   this schema
 /// - object: `properties`, `required`, `additionalProperties`. Properties come in the order of the schema, others
-/// behind
-///   them, with names without control characters. Without `additionalProperties`, an object with `properties` has no
-///   others: such objects are always valid. A name that is only required is a property like any other one.
+///   behind them, with names without control characters. Without `additionalProperties`, an object with `properties`
+///   has no others: such objects are always valid. A name that is only required is a property like any other one.
 /// - array: `items`, `minItems`, `maxItems`, `uniqueItems` if false
 /// - string: `minLength`, `maxLength` (in characters), or `pattern` (see `json_pattern`), or `format`: date-time, time,
 ///   date, duration, email, hostname, ipv4, ipv6, uuid
-/// - number and integer: `minimum`, `maximum`, `exclusiveMinimum`, `exclusiveMaximum`, `multipleOf` (up to 1000 units
-/// of
-///   a power of ten). Numbers with one of these are written without an exponent.
+/// - number and integer: `minimum`, `maximum`, `exclusiveMinimum`, `exclusiveMaximum`, `multipleOf` (up to 1000
+///   units of a power of ten). Numbers with one of these are written without an exponent.
 /// - `title`, `description`, `default`, `examples`, `deprecated`, `readOnly`, `writeOnly`, `$comment`, `$schema`, `$id`
 ///   say nothing about the value and are passed over.
 ///

@@ -37,29 +37,25 @@ double DraftPolicy::Measured::seconds_per_token() const {
   return sorted[static_cast<size_t>(count / 2)] * static_cast<double>(count) / static_cast<double>(all);
 }
 
-DraftPolicy::Bucket& DraftPolicy::bucket(int64_t decoding) {
+size_t DraftPolicy::bucket_of(int64_t decoding) {
   const int power = std::bit_width(static_cast<uint64_t>(std::max<int64_t>(decoding, 1))) - 1;
-  return buckets_[std::min<size_t>(static_cast<size_t>(power), buckets_.size() - 1)];
-}
-
-const DraftPolicy::Bucket& DraftPolicy::bucket(int64_t decoding) const {
-  return const_cast<DraftPolicy*>(this)->bucket(decoding);
+  return std::min(static_cast<size_t>(power), kBuckets - 1);
 }
 
 bool DraftPolicy::verifies(int64_t decoding) {
-  Bucket& b = bucket(decoding);
+  Bucket& b = buckets_[bucket_of(decoding)];
   const int64_t every = b.plain.steps < kLeastPlain ? kFirstPlainEvery : kPlainEvery;
   return ++b.asked % every != 0;
 }
 
 void DraftPolicy::record(int64_t decoding, bool verified, double seconds, int64_t tokens) {
   if (tokens < 1) return;
-  Bucket& b = bucket(decoding);
+  Bucket& b = buckets_[bucket_of(decoding)];
   (verified ? b.drafted : b.plain).add(seconds, tokens);
 }
 
 bool DraftPolicy::pays(int64_t decoding) const {
-  const Bucket& b = bucket(decoding);
+  const Bucket& b = buckets_[bucket_of(decoding)];
   if (b.drafted.steps < kSoonDrafted || b.plain.steps < kSoonPlain) return true;
   const bool sure = b.drafted.steps >= kLeastDrafted && b.plain.steps >= kLeastPlain;
   return b.drafted.seconds_per_token() <= (sure ? kLoss : kGreatLoss) * b.plain.seconds_per_token();
@@ -67,7 +63,7 @@ bool DraftPolicy::pays(int64_t decoding) const {
 
 bool DraftPolicy::admits(int64_t decoding) {
   if (pays(decoding)) return true;
-  Bucket& b = bucket(decoding);
+  Bucket& b = buckets_[bucket_of(decoding)];
   if (++b.refused < b.next_try) return false;
   const int64_t next_try = 2 * b.next_try;
   b = Bucket{};

@@ -1,5 +1,6 @@
 #pragma once
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace fathom {
@@ -34,10 +35,10 @@ class DraftPolicy {
     Measured drafted, plain;
     int64_t asked = 0, refused = 0, next_try = 32;
   };
-  Bucket& bucket(int64_t decoding);
-  const Bucket& bucket(int64_t decoding) const;
+  static constexpr size_t kBuckets = 12;
+  static size_t bucket_of(int64_t decoding);
 
-  std::array<Bucket, 12> buckets_;  // by powers of two of decoding requests
+  std::array<Bucket, kBuckets> buckets_;  // by powers of two of decoding requests
 };
 
 }  // namespace fathom

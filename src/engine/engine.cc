@@ -83,8 +83,8 @@ int64_t plan_cache_pages(const LoadedModel& model, int64_t wanted, int64_t least
   if (fit < least) {
     throw_failure(
         "The latent cache needs {:.1f} GB for {} positions; {:.1f} GB of memory are free, and half of that may be "
-        "taken. A "
-        "shorter context or an FP8 cache needs less.",
+        "taken. "
+        "A shorter context or an FP8 cache needs less.",
         static_cast<double>(page) * static_cast<double>(least) / 1e9, least * kPage,
         static_cast<double>(memory.available_bytes) / 1e9);
   }
@@ -93,6 +93,21 @@ int64_t plan_cache_pages(const LoadedModel& model, int64_t wanted, int64_t least
 
 size_t stored_page_bytes(const LoadedModel& model) {
   return LatentPool::bytes_for(model.config, model.cache_dtype(), 1) + 1;
+}
+
+bool Engine::before(const Sequence& a, const Sequence& b) {
+  return a.request.priority != b.request.priority ? a.request.priority > b.request.priority : a.id < b.id;
+}
+
+template <typename List>
+void Engine::insert_in_order(List& list, Pointer sequence) {
+  const auto behind =
+      std::find_if(list.begin(), list.end(), [&](const Pointer& other) { return before(*sequence, *other); });
+  list.insert(behind, std::move(sequence));
+}
+
+bool Engine::Sequence::ends_with(int32_t token) const {
+  return std::find(request.end_tokens.begin(), request.end_tokens.end(), token) != request.end_tokens.end();
 }
 
 int64_t Engine::submit(EngineRequest request) {
@@ -110,10 +125,7 @@ int64_t Engine::submit(EngineRequest request) {
   }
   if (waiting() >= options_.most_waiting) throw_failure("The queue is full: {} requests are waiting.", waiting());
   auto sequence = std::make_unique<Sequence>(next_id_, std::move(request), pool_);
-  const auto behind = std::find_if(waiting_.begin(), waiting_.end(), [&](const Pointer& other) {
-    return other->request.priority < sequence->request.priority;
-  });
-  waiting_.insert(behind, std::move(sequence));
+  insert_in_order(waiting_, std::move(sequence));
   return next_id_++;
 }
 
@@ -197,6 +209,11 @@ void Engine::end(size_t index, FinishReason reason, const Events& on_event, std:
   running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(index));
 }
 
+// After a preemption everything is computed again: pages of the tree may be others', in another form of attention.
+bool Engine::looks_for_prefix(const Sequence& sequence) const {
+  return options_.share_prefixes && !sequence.form;
+}
+
 // What the prompt of a running request will soon leave in the tree is waited for.
 bool Engine::prefix_is_coming(const Sequence& sequence) const {
   const int64_t there = tree_.match(sequence.tokens) / kPage;
@@ -212,8 +229,7 @@ bool Engine::prefix_is_coming(const Sequence& sequence) const {
 
 // Puts what is held of the sequence's tokens into its cache: from the tree, and further on from the store.
 PrefixTree::Shared Engine::find_prefix(Sequence& sequence) {
-  // After a preemption everything is computed again: pages of the tree may be others', in another form of attention.
-  if (!options_.share_prefixes || sequence.form) return {};
+  if (!looks_for_prefix(sequence)) return {};
   PrefixTree::Shared found = tree_.share(sequence.tokens, sequence.cache);
   if (!options_.store) return found;
   const int64_t stored = options_.store->match(sequence.tokens) / kPage;
@@ -236,7 +252,7 @@ PrefixTree::Shared Engine::find_prefix(Sequence& sequence) {
 void Engine::admit() {
   for (size_t i = 0; i < waiting_.size() && running() < options_.most_running;) {
     Sequence& sequence = *waiting_[i];
-    if (options_.share_prefixes && prefix_is_coming(sequence)) {
+    if (looks_for_prefix(sequence) && prefix_is_coming(sequence)) {
       ++i;
       continue;
     }
@@ -264,15 +280,9 @@ void Engine::admit() {
       sequence.form = choose_attention(model_.config, sequence.prompt() - held, held);
       sequence.usage.hit_tokens = held;
     }
-    const auto behind =
-        std::find_if(running_.begin(), running_.end(), [&](const Pointer& other) { return before(sequence, *other); });
-    running_.insert(behind, std::move(waiting_[i]));
+    insert_in_order(running_, std::move(waiting_[i]));
     waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
   }
-}
-
-bool Engine::before(const Sequence& a, const Sequence& b) {
-  return a.request.priority != b.request.priority ? a.request.priority > b.request.priority : a.id < b.id;
 }
 
 // The last of the running requests gives up its pages and waits for its turn again.
@@ -285,9 +295,7 @@ void Engine::preempt_last() {
   sequence->drafts.clear();
   ++sequence->usage.preemptions;
   ++counters_.preemptions;
-  const auto behind =
-      std::find_if(waiting_.begin(), waiting_.end(), [&](const Pointer& other) { return before(*sequence, *other); });
-  waiting_.insert(behind, std::move(sequence));
+  insert_in_order(waiting_, std::move(sequence));
 }
 
 // Room for so many positions of running_[index], taken from the tree or from requests behind it. False if it had to
@@ -409,13 +417,12 @@ void Engine::draw(std::vector<Part>& parts, const std::function<void(const Token
         break;
       }
       const int32_t token = sampled.token;
-      const auto& ends = sequence.request.end_tokens;
       const bool agrees = row < part.drafts && token == sequence.drafts[static_cast<size_t>(row)];
       if (agrees) {
         ++sequence.usage.accepted;
         ++counters_.accepted;
       }
-      if (std::find(ends.begin(), ends.end(), token) != ends.end()) {
+      if (sequence.ends_with(token)) {
         reason = FinishReason::stop;
         break;
       }
@@ -464,8 +471,7 @@ SampledToken Engine::draw_token(Sequence& sequence, std::span<const float> logit
   }
   sequence.usage.mask_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   SampledToken sampled = sequence.sampler.sample(logits, mask_);
-  const auto& ends = sequence.request.end_tokens;
-  if (std::find(ends.begin(), ends.end(), sampled.token) == ends.end() && !grammar.accept(sampled.token)) {
+  if (!sequence.ends_with(sampled.token) && !grammar.accept(sampled.token)) {
     throw_failure("token {} is in the grammar's mask but does not continue it", sampled.token);
   }
   return sampled;
@@ -567,10 +573,11 @@ void Engine::keep_pages(const Sequence& sequence, bool with_last) {
   const auto held = std::span(sequence.tokens).first(static_cast<size_t>(with_last ? sequence.held : whole));
   tree_.insert(held, std::min(sequence.held, sequence.mtp_held), sequence.cache);
   if (!options_.store) return;
+  const int64_t stored = options_.store->match(held) / kPage;
   for (int64_t page = 0; page < whole / kPage; ++page) {
     const auto prefix = held.first(static_cast<size_t>((page + 1) * kPage));
     // What is there counts as used; its bytes are not looked at.
-    if (!options_.store->contains(prefix)) {
+    if (page >= stored) {
       std::memcpy(stored_page_.data(), pool_.page(sequence.cache.ids()[static_cast<size_t>(page)]), pool_.page_bytes());
     }
     stored_page_.back() = (page + 1) * kPage <= sequence.mtp_held ? std::byte{1} : std::byte{0};

@@ -138,6 +138,7 @@ class Engine {
     int64_t prompt() const { return std::ssize(request.prompt); }
     /// Positions to compute before the next token can be drawn.
     int64_t missing() const { return std::ssize(tokens) - held; }
+    bool ends_with(int32_t token) const;
     bool decodes() const { return std::ssize(tokens) > prompt() && missing() == 1; }
 
     int64_t id;
@@ -170,8 +171,11 @@ class Engine {
   using Events = std::function<void(const TokenEvent&)>;
 
   static bool before(const Sequence& a, const Sequence& b);
+  template <typename List>
+  static void insert_in_order(List& list, Pointer sequence);
   void end_cancelled(const Events& on_event);
   void admit();
+  bool looks_for_prefix(const Sequence& sequence) const;
   bool prefix_is_coming(const Sequence& sequence) const;
   std::vector<Part> plan();
   bool make_room(size_t index, int64_t positions);

@@ -55,11 +55,19 @@ std::string AnswerBuilder::end(FinishReason reason, const RequestUsage& usage) {
   return rest;
 }
 
+EngineRequest bounded(EngineRequest request, int64_t context) {
+  const auto length = std::ssize(request.prompt);
+  if (length > context) throw_bad_input("The prompt has {} tokens; the context holds {}.", length, context);
+  // The last token of an answer needs no position.
+  request.max_new_tokens = std::min(request.max_new_tokens, context + 1 - length);
+  return request;
+}
+
 Generation generate(Session& session, const Tokenizer* tokenizer, const GenerationRequest& request,
                     const GenerationCallbacks& callbacks) {
   AnswerBuilder answer(tokenizer, request);
   Engine& engine = session.engine();
-  const int64_t id = engine.submit(session.bounded(request));
+  const int64_t id = engine.submit(bounded(request, session.context()));
   bool done = false;
   bool first = false;
   bool unwanted = false;

@@ -88,6 +88,10 @@ class AnswerBuilder {
   Clock::time_point first_;
 };
 
+/// The request, with an answer no longer than a context of so many positions holds. `bad_input` if the prompt alone is
+/// longer.
+EngineRequest bounded(EngineRequest request, int64_t context);
+
 /// Answers one request on a session, whose cache is used as far as the prompt agrees with what it holds.
 ///
 /// Errors:  what Engine::submit and AnswerBuilder refuse, and `bad_input` for a prompt longer than the context; what

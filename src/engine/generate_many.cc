@@ -35,11 +35,8 @@ EngineCounters generate_many(const LoadedModel& model, const Tokenizer* tokenize
                              const std::vector<GenerationRequest>& requests, const GenerateManyOptions& options,
                              ThreadTeam& team, const std::function<bool()>& stop,
                              const std::function<void(size_t index, const Generation& result)>& on_result) {
-  for (const GenerationRequest& request : requests) {
-    if (std::ssize(request.prompt) > options.context) {
-      throw_bad_input("The prompt has {} tokens; the context holds {}.", request.prompt.size(), options.context);
-    }
-  }
+  std::vector<EngineRequest> to_submit;
+  for (const GenerationRequest& request : requests) to_submit.push_back(bounded(request, options.context));
   Engine engine(model, engine_options(model, options), team);
   std::map<size_t, std::unique_ptr<Answer>> answers;  // submitted, not handed out
   size_t submitted = 0;
@@ -59,11 +56,8 @@ EngineCounters generate_many(const LoadedModel& model, const Tokenizer* tokenize
     if (stop()) break;
     // A few wait, so that no step runs with less than it could.
     while (submitted < requests.size() && engine.running() + engine.waiting() < options.together + 4) {
-      EngineRequest request = requests[submitted];
-      // The last token of an answer needs no position.
-      request.max_new_tokens = std::min(request.max_new_tokens, options.context + 1 - std::ssize(request.prompt));
       answers.emplace(submitted, std::make_unique<Answer>(tokenizer, requests[submitted]));
-      engine.submit(std::move(request));
+      engine.submit(std::move(to_submit[submitted]));
       ++submitted;
     }
     engine.step(on_event);

@@ -97,12 +97,10 @@ Engine& Session::engine() {
   return *d.engine;
 }
 
-EngineRequest Session::bounded(EngineRequest request) const {
-  const auto length = std::ssize(request.prompt);
-  if (length > context()) throw_bad_input("The prompt has {} tokens; the context holds {}.", length, context());
-  // The last token of an answer needs no position.
-  request.max_new_tokens = std::min(request.max_new_tokens, context() + 1 - length);
-  return request;
+std::string Session::store_problem() {
+  if (!data_->store) return {};
+  data_->store->flush();
+  return data_->store->take_problem();
 }
 
 std::optional<ExpertCounters> Session::expert_counters() const {

@@ -51,8 +51,8 @@ class Session {
   std::shared_ptr<PageStore> store();
   /// Made when it is first asked for.
   Engine& engine();
-  /// The request, with an answer no longer than the context holds. `bad_input` if the prompt alone is longer.
-  EngineRequest bounded(EngineRequest request) const;
+  /// Waits until what is to be stored is written; the latest sentence about something that could not be, or empty.
+  std::string store_problem();
   /// What the expert store has done so far; nothing without one.
   std::optional<ExpertCounters> expert_counters() const;
   /// Forgets what is cached.

@@ -10,6 +10,7 @@
 #include "base/error.h"
 
 namespace fathom {
+
 LatentPool::LatentPool(const ModelConfig& config, DType dtype, int64_t pages)
     : dtype_(dtype), width_(config.kv_lora_rank + config.qk_rope_head_dim) {
   layer_bytes_ = latent_page_bytes(dtype, width_);

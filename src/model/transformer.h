@@ -56,8 +56,7 @@ struct OpenOptions {
 };
 
 /// Opens `directory`. `bad_input`: see Checkpoint, load_weights and check_weight_options; or `fp8_cache` with another
-/// mode. `failure`: see check_memory
-/// and take_weights. The team works only if weights are brought into memory.
+/// mode. `failure`: see check_memory and take_weights. The team works only if weights are brought into memory.
 std::unique_ptr<LoadedModel> open_model(const std::string& directory, const OpenOptions& options, ThreadTeam& team);
 
 /// Opens `directory` with its weights mapped; the routed experts in an ExpertStore of so many bytes if that is not 0.
