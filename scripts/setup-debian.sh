@@ -10,10 +10,12 @@ fi
 packages=()
 for group in "$@"; do
   case "$group" in
-    # Compiler and tools; JSON, command line, formatting, regular expressions, line editing; tests and benchmarks; what
+    # Compiler and tools; JSON, command line, formatting, regular expressions, line editing; the HTTP server and its TLS
+    # (libboost1.81-dev takes the place of libboost1.74-dev, Debian's default); tests and benchmarks; what
     # `fathom train plot` draws with.
     build) packages+=(g++ cmake ninja-build ccache pkg-config
                       nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libedit-dev libxxhash-dev
+                      libboost1.81-dev libssl-dev prometheus-cpp-dev
                       libgtest-dev libgmock-dev libbenchmark-dev gnuplot-nox) ;;
     # Formatting, static analysis, and the compiler that has libFuzzer.
     lint) packages+=(clang clang-format clang-tidy libclang-rt-14-dev) ;;

@@ -178,8 +178,7 @@ class GenerateCommand {
       if (arguments_.json_object) return json_grammar(true, layout);
       if (schema) {
         const std::string file = read_file(arguments_.json_schema, kLargestForm);
-        parse_json(file, arguments_.json_schema);  // says what is wrong with it; the other one keeps the order
-        return json_schema_grammar(nlohmann::ordered_json::parse(file), layout);
+        return json_schema_grammar(parse_ordered_json(file, arguments_.json_schema), layout);
       }
       return text ? grammar_from_text(read_file(arguments_.grammar, kLargestForm)) : regex_grammar(arguments_.regex);
     };

@@ -40,6 +40,7 @@ int run(int argc, char** argv) {
   int exit_code = 0;
   fathom::add_chat_command(app, exit_code);
   fathom::add_generate_command(app, exit_code);
+  fathom::add_serve_command(app, exit_code);
   fathom::add_forward_command(app, exit_code);
   fathom::add_inspect_command(app, exit_code);
   fathom::add_tokenize_command(app, exit_code);

@@ -618,9 +618,11 @@ struct ConstraintState::Waiting {
   std::vector<uint32_t> shorter;  // length of the longest border of each prefix
 };
 
-ConstraintState::ConstraintState(std::shared_ptr<const Constraint> constraint, std::vector<int32_t> start_after)
+ConstraintState::ConstraintState(std::shared_ptr<const Constraint> constraint, std::vector<int32_t> start_after,
+                                 bool optional)
     : constraint_(std::move(constraint)) {
   if (!start_after.empty()) {
+    may_end_ = optional;
     Waiting waiting{std::move(start_after), {}};
     waiting.shorter.assign(waiting.tokens.size(), 0);
     for (uint32_t at = 1, length = 0; at < waiting.tokens.size(); ++at) {

@@ -44,8 +44,9 @@ class Constraint {
 class ConstraintState {
  public:
   /// If `start_after` is not empty, the grammar begins behind the first place where these tokens follow each other
-  /// (`</think>`); up to there every token is allowed, and the sequence may not end.
-  explicit ConstraintState(std::shared_ptr<const Constraint> constraint, std::vector<int32_t> start_after = {});
+  /// (`</think>`); up to there every token is allowed, and the sequence may only end if the grammar is `optional`.
+  explicit ConstraintState(std::shared_ptr<const Constraint> constraint, std::vector<int32_t> start_after = {},
+                           bool optional = false);
 
   /// Takes one more token; false, and nothing changed, if it is not allowed.
   bool accept(int32_t token);

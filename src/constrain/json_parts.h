@@ -57,6 +57,9 @@ class JsonParts {
   std::optional<Node> value_;
 };
 
+/// The values that a schema allows, as `json_schema_grammar` says; several schemas may share one grammar and its parts.
+ByteGrammar::Node json_schema_node(JsonParts& parts, const nlohmann::ordered_json& schema);
+
 /// JSON text of a scalar value or a string. `bad_input` if it is not UTF-8.
 std::string json_text(const nlohmann::ordered_json& value);
 

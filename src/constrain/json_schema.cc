@@ -131,20 +131,18 @@ bool has_type(const Json& value, std::string_view type) {
 
 class SchemaReader {
  public:
-  SchemaReader(const Json& root, const JsonLayout& layout) : root_(root), parts_(grammar_, layout) {}
+  SchemaReader(const Json& root, JsonParts& parts) : root_(root), grammar_(parts.grammar()), parts_(parts) {}
 
-  ByteGrammar read() {
+  Node read() {
     const ByteGrammar::Rule whole = grammar_.declare("#");
     rules_.emplace("#", whole);
     pending_.push_back({"#", &root_, whole});
-    grammar_.root = grammar_.declare("json");
-    grammar_.define(grammar_.root, grammar_.sequence({parts_.before_value(), grammar_.reference(whole)}));
     while (!pending_.empty()) {
       const Pending next = pending_.back();
       pending_.pop_back();
       grammar_.define(next.rule, value(*next.schema, next.path, 0));
     }
-    return std::move(grammar_);
+    return grammar_.reference(whole);
   }
 
  private:
@@ -606,16 +604,25 @@ class SchemaReader {
   }
 
   const Json& root_;
-  ByteGrammar grammar_;
-  JsonParts parts_;
+  ByteGrammar& grammar_;
+  JsonParts& parts_;
   std::map<std::string, ByteGrammar::Rule> rules_;  // by "$ref"
   std::vector<Pending> pending_;
 };
 
 }  // namespace
 
+ByteGrammar::Node json_schema_node(JsonParts& parts, const nlohmann::ordered_json& schema) {
+  return SchemaReader(schema, parts).read();
+}
+
 ByteGrammar json_schema_grammar(const nlohmann::ordered_json& schema, const JsonLayout& layout) {
-  return SchemaReader(schema, layout).read();
+  ByteGrammar grammar;
+  JsonParts parts(grammar, layout);
+  grammar.root = grammar.declare("json");
+  const Node value = json_schema_node(parts, schema);
+  grammar.define(grammar.root, grammar.sequence({parts.before_value(), value}));
+  return grammar;
 }
 
 }  // namespace fathom

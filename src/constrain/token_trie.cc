@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "base/error.h"
 #include "text/utf8.h"
@@ -23,6 +24,33 @@ uint32_t plain_characters(std::string_view token) {
     token.remove_prefix(step.bytes);
   }
   return count;
+}
+
+/// 0xC0, 0xC1 and 0xF5 to 0xFF begin nothing and continue nothing in UTF-8.
+bool is_control_byte(char byte) {
+  const auto value = static_cast<uint8_t>(byte);
+  return value == 0xc0 || value == 0xc1 || value >= 0xf5;
+}
+
+/// Leaves the control tokens as their bytes, and no other token with such a byte.
+void spell_control_tokens(std::vector<std::string>& tokens, const std::vector<int32_t>& control) {
+  if (control.size() > TokenTrie::most_control_tokens) {
+    throw_bad_input("A grammar can name at most {} control tokens, found {}.", TokenTrie::most_control_tokens,
+                    control.size());
+  }
+  for (std::string& token : tokens) {
+    if (std::any_of(token.begin(), token.end(), is_control_byte)) token.clear();
+  }
+  for (size_t place = 0; place < control.size(); ++place) {
+    const int32_t id = control[place];
+    if (id < 0 || static_cast<size_t>(id) >= tokens.size()) {
+      throw_bad_input("The control token {} is not in the vocabulary: expected 0 to {}.", id,
+                      static_cast<int64_t>(tokens.size()) - 1);
+    }
+    std::string& token = tokens[static_cast<size_t>(id)];
+    if (token.size() == 1 && is_control_byte(token[0])) throw_bad_input("The control token {} is listed twice.", id);
+    token.assign(1, static_cast<char>(TokenTrie::control_byte(place)));
+  }
 }
 
 /// The tree of the tokens in `order`, which are sorted by their bytes and then by id.
@@ -55,17 +83,21 @@ std::vector<TokenTrie::Node> tree_of(const std::vector<std::string>& tokens, con
 
 }  // namespace
 
-TokenTrie::TokenTrie(const Tokenizer& tokenizer) {
+uint8_t TokenTrie::control_byte(size_t place) {
+  return static_cast<uint8_t>(place < 11 ? 0xf5 + place : 0xc0 + (place - 11));
+}
+
+TokenTrie::TokenTrie(const Tokenizer& tokenizer, const std::vector<int32_t>& control) {
   std::vector<std::string> tokens;
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
     const std::string_view bytes = tokenizer.token_bytes(id, true);
     tokens.emplace_back(tokenizer.added_token(bytes) == id ? std::string_view() : bytes);
   }
-  build(tokens);
+  build(std::move(tokens), control);
 }
 
-TokenTrie::TokenTrie(const std::vector<std::string>& tokens) {
-  build(tokens);
+TokenTrie::TokenTrie(std::vector<std::string> tokens, const std::vector<int32_t>& control) {
+  build(std::move(tokens), control);
 }
 
 std::string_view TokenTrie::bytes(int32_t token) const {
@@ -73,7 +105,8 @@ std::string_view TokenTrie::bytes(int32_t token) const {
   return std::string_view(text_).substr(begin_[token], begin_[token + 1] - begin_[token]);
 }
 
-void TokenTrie::build(const std::vector<std::string>& tokens) {
+void TokenTrie::build(std::vector<std::string> tokens, const std::vector<int32_t>& control) {
+  spell_control_tokens(tokens, control);
   std::vector<int32_t> order;
   for (size_t id = 0; id < tokens.size(); ++id) {
     if (tokens[id].size() > std::numeric_limits<uint16_t>::max()) {

@@ -20,6 +20,10 @@ namespace fathom {
 ///
 /// Added tokens are not in it, special or not: they steer the model (`<｜User｜>` is not special in DeepSeek's files),
 /// and what they spell can be written with ordinary tokens. Neither are tokens without bytes.
+///
+/// Except for *control tokens* that whoever makes the tree lists: each of them is spelled as one byte that occurs in no
+/// UTF-8 text, and so comes up only where a grammar names it, as `literal` of its `control_byte`. No other token of the
+/// tree holds such a byte: ordinary tokens that do are left out, with and without a list.
 class TokenTrie {
  public:
   /// A byte after the bytes of the nodes above it. Nodes stand in the order in which a walk meets them.
@@ -42,9 +46,15 @@ class TokenTrie {
     std::vector<Node> others;
   };
 
-  explicit TokenTrie(const Tokenizer& tokenizer);
-  /// From the bytes of each token, by id; an empty one is left out. `bad_input` if a token is longer than 65535 bytes.
-  explicit TokenTrie(const std::vector<std::string>& tokens);
+  static constexpr size_t most_control_tokens = 13;
+  /// The byte that stands for the control token at this place of the list.
+  static uint8_t control_byte(size_t place);
+
+  /// `bad_input` for more control tokens than there are bytes, one that is listed twice, or an unknown id.
+  explicit TokenTrie(const Tokenizer& tokenizer, const std::vector<int32_t>& control = {});
+  /// From the bytes of each token, by id; an empty one is left out. `bad_input` also if a token is longer than 65535
+  /// bytes.
+  explicit TokenTrie(std::vector<std::string> tokens, const std::vector<int32_t>& control = {});
 
   std::span<const Node> nodes() const { return nodes_; }
   /// By descending number of characters.
@@ -58,7 +68,7 @@ class TokenTrie {
   bool has_byte(uint8_t byte) const { return single_[byte]; }
 
  private:
-  void build(const std::vector<std::string>& tokens);
+  void build(std::vector<std::string> tokens, const std::vector<int32_t>& control);
 
   std::vector<Node> nodes_;
   std::vector<Slice> slices_;

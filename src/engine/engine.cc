@@ -62,7 +62,9 @@ std::string_view finish_reason_name(FinishReason reason) {
 Engine::Sequence::Sequence(int64_t number, EngineRequest&& from, LatentPool& pool)
     : id(number), request(std::move(from)), sampler(request.sampling), cache(pool), tokens(request.prompt) {
   sampler.observe_prompt(request.prompt);
-  if (request.constraint) grammar.emplace(request.constraint, request.constraint_after);
+  if (request.constraint) {
+    grammar.emplace(request.constraint, request.constraint_after, request.constraint_optional);
+  }
   usage.prompt_tokens = prompt();
 }
 
@@ -176,6 +178,10 @@ bool Engine::step(const std::function<void(const TokenEvent&)>& on_event) {
   }
   ++counters_.steps;
   return true;
+}
+
+bool Engine::drafts_pay() const {
+  return options_.drafts > 0 && (options_.always_draft || policy_.pays(std::max<int64_t>(1, running())));
 }
 
 void Engine::stop_drafting() {
@@ -458,8 +464,13 @@ void Engine::draw(std::vector<Part>& parts, const std::function<void(const Token
 
 SampledToken Engine::draw_token(Sequence& sequence, std::span<const float> logits) {
   if (!sequence.grammar) return sequence.sampler.sample(logits);
-  const auto begin = std::chrono::steady_clock::now();
   ConstraintState& grammar = *sequence.grammar;
+  if (!grammar.started() && grammar.may_end()) {
+    SampledToken sampled = sequence.sampler.sample(logits);
+    grammar.accept(sampled.token);
+    return sampled;
+  }
+  const auto begin = std::chrono::steady_clock::now();
   const auto V = static_cast<int32_t>(model_.config.vocab_size);
   mask_.assign(static_cast<size_t>(std::max(V, sequence.request.constraint->trie().vocab_size()) + 63) / 64, 0);
   grammar.fill_mask(mask_);

@@ -43,6 +43,7 @@ struct EngineRequest {
   std::shared_ptr<const Constraint> constraint;
   /// The grammar begins behind these tokens (`</think>`); empty: with the answer.
   std::vector<int32_t> constraint_after;
+  bool constraint_optional = false;  ///< the answer may end without them (a tool call that is not made)
 };
 
 /// What happened to a request in a step: one more token, or its end.
@@ -129,8 +130,15 @@ class Engine {
   const RequestUsage* usage(int64_t request) const;
   /// Gives up all pages that no request uses.
   void forget() { tree_.free_pages(pool_.pages()); }
+  int64_t pages() const { return pool_.pages(); }
+  size_t cache_bytes() const { return static_cast<size_t>(pool_.pages()) * pool_.page_bytes(); }
   int64_t free_pages() const { return pool_.free_pages(); }
   int64_t kept_pages() const { return tree_.pages(); }
+  /// Whether drafts pay for so many requests as run now; false where none are made.
+  bool drafts_pay() const;
+  /// Tokens that were sent to each routed expert so far: [layers, MTP layers included, n_routed_experts]; zeros in
+  /// layers without experts.
+  std::span<const int64_t> expert_tokens() const { return workspace_.expert_tokens; }
 
  private:
   struct Sequence {

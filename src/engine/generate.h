@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "text/stop_matcher.h"
 #include "text/tokenizer.h"
 
 namespace fathom {
@@ -46,22 +47,6 @@ struct Generation {
   FinishReason finish_reason = FinishReason::length;
   std::vector<SampledToken> logprobs;  ///< one per token if asked for
   GenerationTimings timings;
-};
-
-/// Finds stop strings in a stream of text.
-class StopMatcher {
- public:
-  explicit StopMatcher(std::vector<std::string> stop);
-  /// Adds text and returns what cannot belong to a stop string any more; after a match, what stood before it.
-  std::string push(std::string_view text);
-  /// What was held back for nothing.
-  std::string finish();
-  bool matched() const { return matched_; }
-
- private:
-  std::vector<std::string> stop_;
-  std::string pending_;
-  bool matched_ = false;
 };
 
 /// Makes an answer of the events of its request.

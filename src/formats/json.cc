@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <type_traits>
 #include <vector>
 
 #include "base/error.h"
@@ -10,8 +11,6 @@
 
 namespace fathom {
 namespace {
-
-using Json = nlohmann::json;
 
 /// Line and column (both from 1) of a byte of the text.
 struct Place {
@@ -86,9 +85,19 @@ std::string shown(const std::string& key) {
   return key.substr(0, cut) + "...";
 }
 
+// A key of an ordered object is looked for among all others.
+constexpr size_t kMostOrderedKeys = 4096;
+
 /// Builds the document, and refuses what the library itself would accept: deep nesting and repeated keys.
+template <typename Json>
 class Builder : public nlohmann::json_sax<Json> {
  public:
+  using typename nlohmann::json_sax<Json>::number_integer_t;
+  using typename nlohmann::json_sax<Json>::number_unsigned_t;
+  using typename nlohmann::json_sax<Json>::number_float_t;
+  using typename nlohmann::json_sax<Json>::string_t;
+  using typename nlohmann::json_sax<Json>::binary_t;
+
   Builder(std::string_view text, std::string_view source, int max_depth)
       : reached(text.data()), text_(text), source_(source), max_depth_(max_depth) {}
 
@@ -99,14 +108,19 @@ class Builder : public nlohmann::json_sax<Json> {
   bool number_float(number_float_t value, const string_t&) override { return place(value); }
   bool string(string_t& value) override { return place(std::move(value)); }
   bool binary(binary_t& value) override { return place(std::move(value)); }
-  bool start_object(size_t) override { return open(Json::value_t::object); }
-  bool start_array(size_t) override { return open(Json::value_t::array); }
+  bool start_object(size_t) override { return open(nlohmann::detail::value_t::object); }
+  bool start_array(size_t) override { return open(nlohmann::detail::value_t::array); }
   bool end_object() override { return close(); }
   bool end_array() override { return close(); }
 
   bool key(string_t& name) override {
-    auto& object = open_.back()->get_ref<Json::object_t&>();
-    const auto [slot, is_new] = object.try_emplace(name);
+    auto& object = open_.back()->template get_ref<typename Json::object_t&>();
+    if (std::is_same_v<Json, nlohmann::ordered_json> && object.size() >= kMostOrderedKeys) {
+      const Place at = here();
+      throw_bad_input("{}: line {}, column {}: an object has more than {} keys.", source_, at.line, at.column,
+                      kMostOrderedKeys);
+    }
+    const auto [slot, is_new] = object.emplace(name, nullptr);
     if (!is_new) {
       const Place at = here();
       throw_bad_input("{}: line {}, column {}: the key \"{}\" occurs twice in one object.", source_, at.line, at.column,
@@ -116,7 +130,7 @@ class Builder : public nlohmann::json_sax<Json> {
     return true;
   }
 
-  bool parse_error(size_t position, const std::string&, const Json::exception& error) override {
+  bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& error) override {
     const Place at = place_of(text_, position);
     throw_bad_input("{}: line {}, column {}: not valid JSON: {}.", source_, at.line, at.column,
                     reason_of(error.what()));
@@ -135,7 +149,7 @@ class Builder : public nlohmann::json_sax<Json> {
       return &root;
     }
     if (open_.back()->is_array()) {
-      auto& array = open_.back()->get_ref<Json::array_t&>();
+      auto& array = open_.back()->template get_ref<typename Json::array_t&>();
       array.emplace_back(std::forward<Value>(value));
       return &array.back();
     }
@@ -149,7 +163,7 @@ class Builder : public nlohmann::json_sax<Json> {
     return true;
   }
 
-  bool open(Json::value_t type) {
+  bool open(nlohmann::detail::value_t type) {
     if (open_.size() >= static_cast<size_t>(max_depth_)) {
       const Place at = here();
       throw_bad_input("{}: line {}, column {}: the JSON is nested deeper than {} levels.", source_, at.line, at.column,
@@ -171,24 +185,33 @@ class Builder : public nlohmann::json_sax<Json> {
   Json* slot_ = nullptr;     // where the value of the last key goes
 };
 
-}  // namespace
-
-Json parse_json(std::string_view text, std::string_view source, int max_depth) {
+template <typename Json>
+Json parse(std::string_view text, std::string_view source, int max_depth) {
   // The library's lexer indexes with an end pointer; a null pointer in an empty view would be undefined there.
   if (text.data() == nullptr) text = "";
-  Builder builder(text, source, max_depth);
+  Builder<Json> builder(text, source, max_depth);
   const TrackingIterator first(text.data(), &builder.reached);
   const TrackingIterator last(text.data() + text.size(), &builder.reached);
   try {
     Json::sax_parse(first, last, &builder);
-  } catch (const Json::exception& error) {
+  } catch (const nlohmann::detail::exception& error) {
     // Numbers out of range are thrown by the library instead of reported to the builder.
     throw_bad_input("{}: not valid JSON: {}.", source, reason_of(error.what()));
   }
   return std::move(builder.root);
 }
 
-Json read_json_file(const std::string& path, size_t max_bytes) {
+}  // namespace
+
+nlohmann::json parse_json(std::string_view text, std::string_view source, int max_depth) {
+  return parse<nlohmann::json>(text, source, max_depth);
+}
+
+nlohmann::ordered_json parse_ordered_json(std::string_view text, std::string_view source, int max_depth) {
+  return parse<nlohmann::ordered_json>(text, source, max_depth);
+}
+
+nlohmann::json read_json_file(const std::string& path, size_t max_bytes) {
   return parse_json(read_file(path, max_bytes), path);
 }
 

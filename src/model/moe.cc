@@ -80,12 +80,14 @@ void down_half(const std::vector<Job>& jobs, int64_t T, int64_t hidden, float* o
 }
 
 // Tokens sorted by expert: slot_token, slot_weight and where each expert's slots begin.
-void sort_by_expert(int64_t T, int64_t E, int64_t K, Workspace& ws) {
+void sort_by_expert(int64_t layer, int64_t T, int64_t E, int64_t K, Workspace& ws) {
   const auto* index = ws.router_index.as<int32_t>();
   const auto* weight = ws.router_weight.as<float>();
   std::fill(ws.expert_begin.begin(), ws.expert_begin.end(), 0);
   for (int64_t i = 0; i < T * K; ++i) ++ws.expert_begin[static_cast<size_t>(index[i]) + 1];
   ws.experts_run += std::count_if(ws.expert_begin.begin(), ws.expert_begin.end(), [](int64_t n) { return n > 0; });
+  int64_t* sent = ws.expert_tokens.data() + layer * E;
+  for (int64_t e = 0; e < E; ++e) sent[e] += ws.expert_begin[static_cast<size_t>(e) + 1];
   for (int64_t e = 0; e < E; ++e)
     ws.expert_begin[static_cast<size_t>(e) + 1] += ws.expert_begin[static_cast<size_t>(e)];
   for (int64_t i = 0; i < T * K; ++i) {
@@ -329,7 +331,7 @@ void mixture_of_experts(const LoadedModel& model, int64_t layer, const MoeWeight
   const ModelConfig& config = model.config;
   const int64_t inner = config.moe_intermediate_size;
   route(model, layer, moe, T, ws, team);
-  sort_by_expert(T, config.n_routed_experts, config.num_experts_per_tok, ws);
+  sort_by_expert(layer, T, config.n_routed_experts, config.num_experts_per_tok, ws);
   if (tape != nullptr) keep_route(config, T, ws, *tape, team);
   if (model.experts) {
     run_from_store(model, layer, moe, T, ws, team);

@@ -180,6 +180,7 @@ Workspace::Workspace(const LoadedModel& model, int64_t most_tokens, int threads)
   reserve_floats(router_weight, T * K);
   reserve_floats(inner, T * std::max(c.intermediate_size, moe_inner));
   expert_begin.resize(static_cast<size_t>(E) + 1);
+  expert_tokens.resize(static_cast<size_t>((c.num_hidden_layers + c.num_nextn_predict_layers) * E));
   slot_token.resize(static_cast<size_t>(T * K));
   slot_weight.resize(static_cast<size_t>(T * K));
   all_tokens.resize(static_cast<size_t>(T * (K + 1)));

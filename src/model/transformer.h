@@ -151,14 +151,15 @@ struct Workspace {
     int64_t tape_row = 0;
   };
   std::vector<FeedForwardJob> jobs;
-  std::vector<int64_t> item_begin;    ///< [jobs + 1] work items of each job
-  std::vector<int64_t> expert_begin;  ///< [E + 1] MoE: slots of each expert
-  int64_t experts_run = 0;            ///< experts that had tokens, summed over the layers of all passes
-  std::vector<int32_t> slot_token;    ///< [T K] tokens sorted by expert
-  std::vector<float> slot_weight;     ///< [T K]
-  std::vector<int32_t> all_tokens;    ///< 0, 1, 2, …: the shared experts' tokens
-  Buffer apart;                       ///< [T (K + 1), hidden] outputs of experts that arrived out of order
-  std::vector<int64_t> apart_begin;   ///< [E + 1] rows of each expert and of the shared experts in `apart`
+  std::vector<int64_t> item_begin;     ///< [jobs + 1] work items of each job
+  std::vector<int64_t> expert_begin;   ///< [E + 1] MoE: slots of each expert
+  int64_t experts_run = 0;             ///< experts that had tokens, summed over the layers of all passes
+  std::vector<int64_t> expert_tokens;  ///< [layers, MTP layers included, E] tokens sent to each expert in all passes
+  std::vector<int32_t> slot_token;     ///< [T K] tokens sorted by expert
+  std::vector<float> slot_weight;      ///< [T K]
+  std::vector<int32_t> all_tokens;     ///< 0, 1, 2, …: the shared experts' tokens
+  Buffer apart;                        ///< [T (K + 1), hidden] outputs of experts that arrived out of order
+  std::vector<int64_t> apart_begin;    ///< [E + 1] rows of each expert and of the shared experts in `apart`
 };
 
 /// Runs the main layers over a batch: appends to the caches, leaves the hidden state after the final norm in

@@ -5,13 +5,14 @@
 #include <utility>
 
 #include "base/error.h"
+#include "text/control_tokens.h"
 #include "text/tokenizer.h"
 
 namespace fathom {
 
 namespace {
 
-constexpr std::string_view kThinkEnd = "</think>";
+constexpr std::string_view kThinkEnd = control_tokens::think_end;
 
 // Two bytes that occur in no UTF-8 text, so neither in a template nor in a message. The first stands for a '<' that a
 // message contains: every control token begins with '<', so one that still has it after rendering was written by the
@@ -21,7 +22,7 @@ constexpr char kTokensMark = '\xff';
 
 std::string quoted(std::string text) {
   if (text.find(kQuotedLess) != std::string::npos || text.find(kTokensMark) != std::string::npos) {
-    throw_bad_input("the message is not UTF-8 text: it contains the byte 0xfe or 0xff");
+    throw_bad_input("a message or a tool is not UTF-8 text: it contains the byte 0xfe or 0xff");
   }
   std::replace(text.begin(), text.end(), '<', kQuotedLess);
   return text;
@@ -67,6 +68,15 @@ ChatMessage quoted_message(ChatFormat format, ChatMessage message) {
   return message;
 }
 
+std::vector<ToolDefinition> quoted_tools(std::vector<ToolDefinition> tools) {
+  for (ToolDefinition& tool : tools) {
+    tool.name = quoted(std::move(tool.name));
+    tool.description = quoted(std::move(tool.description));
+    tool.parameters = quoted(std::move(tool.parameters));
+  }
+  return tools;
+}
+
 }  // namespace
 
 std::vector<int32_t> chat_prompt_ids(const Tokenizer& tokenizer, const TokenizerConfig& config, ChatFormat format,
@@ -76,7 +86,9 @@ std::vector<int32_t> chat_prompt_ids(const Tokenizer& tokenizer, const Tokenizer
     messages.push_back(quoted_message(format, turns[i].message));
     if (turns[i].tokens) messages.back().content = kTokensMark + std::to_string(i) + kTokensMark;
   }
-  const std::string rendered = render_chat(format, config.bos_token, messages, options);
+  ChatOptions quoted_options = options;
+  quoted_options.tools = quoted_tools(options.tools);
+  const std::string rendered = render_chat(format, config.bos_token, messages, quoted_options);
 
   std::vector<int32_t> ids;
   std::string plain;  // text since the last control token; it is encoded in one piece, as it would be in the whole
@@ -115,6 +127,14 @@ std::vector<int32_t> chat_prompt_ids(const Tokenizer& tokenizer, const Tokenizer
 
 bool answer_begins_thinking(ChatFormat format, const ChatOptions& options) {
   return format == ChatFormat::deepseek_r1 || (format == ChatFormat::deepseek_v31 && options.thinking);
+}
+
+bool answer_begins_thinking(ChatFormat format, const std::vector<ChatTurn>& turns, const ChatOptions& options) {
+  const auto last =
+      std::find_if(turns.rbegin(), turns.rend(), [](const ChatTurn& turn) { return turn.message.role != "system"; });
+  const std::string_view role = last == turns.rend() ? std::string_view() : last->message.role;
+  if (format == ChatFormat::deepseek_v31 ? role != "user" : role == "tool") return false;
+  return options.add_generation_prompt && answer_begins_thinking(format, options);
 }
 
 ChatTurn remembered_answer(const Tokenizer& tokenizer, ChatFormat format, std::vector<int32_t> tokens,

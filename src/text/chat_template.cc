@@ -8,26 +8,15 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "formats/json.h"
+#include "text/control_tokens.h"
+#include "text/tool_calls.h"
 
 namespace fathom {
 namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::string_view end_of_sentence = "<｜end▁of▁sentence｜>";
-constexpr std::string_view user_mark = "<｜User｜>";
-constexpr std::string_view assistant_mark = "<｜Assistant｜>";
-constexpr std::string_view calls_begin = "<｜tool▁calls▁begin｜>";
-constexpr std::string_view calls_end = "<｜tool▁calls▁end｜>";
-constexpr std::string_view call_begin = "<｜tool▁call▁begin｜>";
-constexpr std::string_view call_end = "<｜tool▁call▁end｜>";
-constexpr std::string_view tool_sep = "<｜tool▁sep｜>";
-constexpr std::string_view outputs_begin = "<｜tool▁outputs▁begin｜>";
-constexpr std::string_view outputs_end = "<｜tool▁outputs▁end｜>";
-constexpr std::string_view output_begin = "<｜tool▁output▁begin｜>";
-constexpr std::string_view output_end = "<｜tool▁output▁end｜>";
-constexpr std::string_view think_begin = "<think>";
-constexpr std::string_view think_end = "</think>";
+using namespace control_tokens;
 
 constexpr size_t largest_config = size_t{16} << 20;
 
@@ -56,6 +45,30 @@ std::string system_prompt(const std::vector<ChatMessage>& messages, bool last_on
   return prompt;
 }
 
+/// What stands before the first turn. No published template renders tools: their section is ours.
+std::string opening(ChatFormat format, const std::string& bos_token, const std::vector<ChatMessage>& messages,
+                    bool last_system_only, const ChatOptions& options) {
+  std::string prompt = system_prompt(messages, last_system_only);
+  if (!options.tools.empty()) {
+    if (!prompt.empty()) prompt += "\n\n";
+    prompt += tool_section(format, options.tools);
+  }
+  return bos_token + prompt;
+}
+
+/// An assistant's turn without text. An empty one beside calls counts as none: clients write it for null.
+bool only_calls(const ChatMessage& message) {
+  return !message.content || (message.content->empty() && !message.tool_calls.empty());
+}
+
+/// A call as the templates of the V3 and R1 family write it.
+std::string v3_call(const ToolCall& call) {
+  std::string out(call_begin);
+  out.append(call.type).append(tool_sep).append(call.name);
+  out.append("\n```json\n").append(call.arguments).append("\n```").append(call_end);
+  return out;
+}
+
 /// How the templates of the V3 and R1 family differ from each other.
 struct FamilyTraits {
   bool last_system_only;               // a later system message replaces the earlier ones instead of joining them
@@ -66,9 +79,12 @@ struct FamilyTraits {
 /// The templates of V3 and R1 have one loop and three differences. Their oddities are kept, since the models are asked
 /// in these words: `is_first` and `is_output_first` are never reset, so only the first tool call and the first tool
 /// output of a whole conversation open their block; and the block of calls is closed after each call but the first.
-std::string render_v3_family(const FamilyTraits& traits, const std::string& bos_token,
+///
+/// Where an answer has both text and calls, the templates leave the calls out. Here they follow the text as a whole
+/// block, which leaves the oddities of other turns as they are.
+std::string render_v3_family(ChatFormat format, const FamilyTraits& traits, const std::string& bos_token,
                              const std::vector<ChatMessage>& messages, const ChatOptions& options) {
-  std::string out = bos_token + system_prompt(messages, traits.last_system_only);
+  std::string out = opening(format, bos_token, messages, traits.last_system_only, options);
   bool after_first_call = false;
   bool after_first_output = false;
   bool is_tool = false;
@@ -77,7 +93,7 @@ std::string render_v3_family(const FamilyTraits& traits, const std::string& bos_
     if (message.role == "user") {
       is_tool = false;
       out.append(user_mark).append(text_of(message, index));
-    } else if (message.role == "assistant" && !message.content) {
+    } else if (message.role == "assistant" && only_calls(message)) {
       is_tool = false;
       for (const ToolCall& call : message.tool_calls) {
         if (after_first_call) {
@@ -85,8 +101,7 @@ std::string render_v3_family(const FamilyTraits& traits, const std::string& bos_
         } else {
           out.append(assistant_mark).append(calls_begin);
         }
-        out.append(call_begin).append(call.type).append(tool_sep).append(call.name);
-        out.append("\n```json\n").append(call.arguments).append("\n```").append(call_end);
+        out += v3_call(call);
         if (after_first_call) out.append(calls_end).append(end_of_sentence);
         after_first_call = true;
       }
@@ -102,7 +117,12 @@ std::string render_v3_family(const FamilyTraits& traits, const std::string& bos_
         }
         out.append(assistant_mark);
       }
-      out.append(text).append(end_of_sentence);
+      out.append(text);
+      for (const ToolCall& call : message.tool_calls) {
+        out.append(&call == message.tool_calls.data() ? calls_begin : std::string_view("\n")).append(v3_call(call));
+      }
+      if (!message.tool_calls.empty()) out.append(calls_end);
+      out.append(end_of_sentence);
     } else if (message.role == "tool") {
       is_tool = true;
       out.append(after_first_output ? std::string_view("\n") : outputs_begin);
@@ -120,7 +140,7 @@ std::string render_v3_family(const FamilyTraits& traits, const std::string& bos_
 
 std::string render_v31(const std::string& bos_token, const std::vector<ChatMessage>& messages,
                        const ChatOptions& options) {
-  std::string out = bos_token + system_prompt(messages, false);
+  std::string out = opening(ChatFormat::deepseek_v31, bos_token, messages, false, options);
   bool is_tool = false;
   bool is_last_user = false;
   for (size_t index = 0; index < messages.size(); ++index) {
@@ -476,13 +496,13 @@ std::string render_chat(ChatFormat format, const std::string& bos_token, const s
                         const ChatOptions& options) {
   switch (format) {
     case ChatFormat::deepseek_v3:
-      return render_v3_family({false, false, ""}, bos_token, messages, options);
+      return render_v3_family(format, {false, false, ""}, bos_token, messages, options);
     case ChatFormat::deepseek_v3_first:
-      return render_v3_family({true, false, ""}, bos_token, messages, options);
+      return render_v3_family(format, {true, false, ""}, bos_token, messages, options);
     case ChatFormat::deepseek_r1:
-      return render_v3_family({true, true, "<think>\n"}, bos_token, messages, options);
+      return render_v3_family(format, {true, true, "<think>\n"}, bos_token, messages, options);
     case ChatFormat::deepseek_r1_first:
-      return render_v3_family({true, true, ""}, bos_token, messages, options);
+      return render_v3_family(format, {true, true, ""}, bos_token, messages, options);
     case ChatFormat::deepseek_v31:
       return render_v31(bos_token, messages, options);
   }

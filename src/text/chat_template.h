@@ -24,6 +24,15 @@ struct ToolCall {
   std::string arguments;  ///< JSON text, as it is written into the prompt
 };
 
+/// A function that the model may call.
+struct ToolDefinition {
+  std::string name;
+  std::string description;  ///< empty: none
+  /// JSON text of the schema of its arguments, an object's; that of an object without members where none is given.
+  std::string parameters = R"({"type": "object", "properties": {}, "additionalProperties": false})";
+  bool strict = false;  ///< the arguments follow the schema, not only JSON
+};
+
 struct ChatMessage {
   std::string role;                    ///< system, user, assistant or tool
   std::optional<std::string> content;  ///< null for an assistant turn that only calls tools
@@ -34,6 +43,8 @@ struct ChatMessage {
 struct ChatOptions {
   bool add_generation_prompt = true;
   bool thinking = false;  ///< V3.1 only
+  /// Described at the end of the system prompt (`tool_section`), so that the same tools give the same beginning.
+  std::vector<ToolDefinition> tools;
 };
 
 /// What `tokenizer_config.json` says that matters here.
@@ -55,7 +66,8 @@ std::optional<ChatFormat> recognise_chat_template(std::string_view jinja);
 /// Messages from their JSON form (OpenAI's: role, content, tool_calls). `bad_input` names the message and the field.
 std::vector<ChatMessage> chat_messages_from_json(const nlohmann::json& messages, std::string_view source);
 
-/// The prompt text, BOS included, exactly as the published Jinja template renders it.
+/// The prompt text, BOS included, exactly as the published Jinja template renders it, and with what it leaves out: the
+/// tools (`ChatOptions::tools`), and in the V3 and R1 formats the calls of an answer that has text too.
 std::string render_chat(ChatFormat format, const std::string& bos_token, const std::vector<ChatMessage>& messages,
                         const ChatOptions& options);
 

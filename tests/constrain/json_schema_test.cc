@@ -1,13 +1,12 @@
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "constrain/automaton.h"
 #include "constrain/json_grammar.h"
 #include "constrain/samples.h"
+#include "constrain/schema_valid.h"
 #include "support/errors.h"
 #include "support/sanitizer.h"
 
@@ -15,72 +14,6 @@ namespace fathom {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-size_t characters(const std::string& text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char byte) { return (byte & 0xc0) != 0x80; }));
-}
-
-/// Whether a value satisfies a schema of the supported part, without formats and patterns: written down a second time.
-bool valid(const Json& value, const Json& schema, const Json& root) {
-  if (schema.is_boolean()) return schema.get<bool>();
-  if (schema.contains("$ref")) {
-    return valid(value, root.at(Json::json_pointer(schema["$ref"].get<std::string>().substr(1))), root);
-  }
-  if (schema.contains("anyOf")) {
-    const Json& list = schema["anyOf"];
-    return std::any_of(list.begin(), list.end(), [&](const Json& one) { return valid(value, one, root); });
-  }
-  if (schema.contains("const") && value != schema["const"]) return false;
-  if (schema.contains("enum") &&
-      std::find(schema["enum"].begin(), schema["enum"].end(), value) == schema["enum"].end()) {
-    return false;
-  }
-  if (schema.contains("type")) {
-    const Json names = schema["type"].is_array() ? schema["type"] : Json::array({schema["type"]});
-    bool fits = false;
-    for (const Json& name : names) {
-      const std::string type = name;
-      fits = fits || (type == "object" && value.is_object()) || (type == "array" && value.is_array()) ||
-             (type == "string" && value.is_string()) || (type == "boolean" && value.is_boolean()) ||
-             (type == "null" && value.is_null()) || (type == "number" && value.is_number()) ||
-             (type == "integer" && value.is_number_integer());
-    }
-    if (!fits) return false;
-  }
-  if (value.is_string()) {
-    const size_t length = characters(value.get<std::string>());
-    if (length < schema.value("minLength", 0u) || length > schema.value("maxLength", 1u << 30)) return false;
-  }
-  if (value.is_number()) {
-    const double number = value;
-    if (schema.contains("minimum") && number < schema["minimum"].get<double>()) return false;
-    if (schema.contains("maximum") && number > schema["maximum"].get<double>()) return false;
-    if (schema.contains("exclusiveMinimum") && number <= schema["exclusiveMinimum"].get<double>()) return false;
-    if (schema.contains("exclusiveMaximum") && number >= schema["exclusiveMaximum"].get<double>()) return false;
-    if (schema.contains("multipleOf")) {
-      const double quotient = number / schema["multipleOf"].get<double>();
-      if (std::abs(quotient - std::round(quotient)) > 1e-9 * std::max(1.0, std::abs(quotient))) return false;
-    }
-  }
-  if (value.is_array()) {
-    if (value.size() < schema.value("minItems", 0u) || value.size() > schema.value("maxItems", 1u << 30)) return false;
-    for (const Json& item : value) {
-      if (schema.contains("items") && !valid(item, schema["items"], root)) return false;
-    }
-  }
-  if (value.is_object()) {
-    for (const auto& name : schema.value("required", Json::array())) {
-      if (!value.contains(name.get<std::string>())) return false;
-    }
-    for (const auto& [name, member] : value.items()) {
-      const Json properties = schema.value("properties", Json::object());
-      const Json member_schema =
-          properties.contains(name) ? properties[name] : schema.value("additionalProperties", Json(true));
-      if (!valid(member, member_schema, root)) return false;
-    }
-  }
-  return true;
-}
 
 Json parsed(const std::string& text) {
   try {
@@ -209,7 +142,7 @@ TEST(JsonSchema, SamplesAreValid) {
       for (int count = 0; count < (trie == tiny_trie() ? 60 : 8); ++count) {
         const std::string sampled = sample(constrained, random, 30);
         const Json value = parsed(sampled);
-        EXPECT_TRUE(valid(value, schema, schema)) << sampled;
+        EXPECT_TRUE(valid_by_schema(value, schema, schema)) << sampled;
         if (HasFailure()) return;
       }
     }
@@ -395,7 +328,7 @@ TEST(JsonSchema, HostileSchemasAreRefusedOrCompiledQuickly) {
   }
   const auto constrained = constraint_of(json_schema_grammar(wide));
   std::mt19937_64 random(5);
-  EXPECT_TRUE(valid(parsed(sample(constrained, random, 100)), wide, wide));
+  EXPECT_TRUE(valid_by_schema(parsed(sample(constrained, random, 100)), wide, wide));
 
   Json list = {{"enum", Json::array()}};
   for (int index = 0; index < 5000; ++index) list["enum"].push_back("value " + std::to_string(index * 7919));

@@ -109,27 +109,38 @@ inline int32_t draw(const std::vector<int32_t>& tokens, const TokenTrie& trie, s
   return list[random() % list.size()];
 }
 
-/// A random sentence: at most `budget` random tokens, then the shortest way to the end.
-inline std::string sample(const std::shared_ptr<const Constraint>& constraint, std::mt19937_64& random, int budget) {
+/// Tokens of a random sentence: at most `budget` random ones, then the shortest way to the end.
+inline std::vector<int32_t> sample_tokens(const std::shared_ptr<const Constraint>& constraint, std::mt19937_64& random,
+                                          int budget) {
   const TokenTrie& trie = constraint->trie();
   ConstraintState state(constraint);
+  std::vector<int32_t> sentence;
   std::string text;
   for (int step = 0; step < budget && !state.must_end(); ++step) {
-    if (state.may_end() && random() % 8 == 0) return text;
+    if (state.may_end() && random() % 8 == 0) return sentence;
     const std::vector<int32_t> tokens = allowed_tokens(state, trie);
     if (tokens.empty()) {
       ADD_FAILURE() << "no token may follow, and the sentence may not end: " << text;
-      return text;
+      return sentence;
     }
     const int32_t token = draw(tokens, trie, random);
     EXPECT_TRUE(state.accept(token)) << "token " << token << " is in the mask and not accepted after: " << text;
+    sentence.push_back(token);
     text += trie.bytes(token);
   }
   const std::string rest = state.shortest_completion();
   EXPECT_EQ(rest.size(), state.bytes_to_end()) << text;
   EXPECT_TRUE(accept_text(state, trie, rest)) << text << " + " << rest;
   EXPECT_TRUE(state.may_end()) << text << " + " << rest;
-  return text + rest;
+  for (const char byte : rest) sentence.push_back(byte_tokens(trie)[static_cast<uint8_t>(byte)]);
+  return sentence;
+}
+
+/// The same as a text.
+inline std::string sample(const std::shared_ptr<const Constraint>& constraint, std::mt19937_64& random, int budget) {
+  std::string text;
+  for (const int32_t token : sample_tokens(constraint, random, budget)) text += constraint->trie().bytes(token);
+  return text;
 }
 
 /// Compares the mask with what `accept` says of every token, or of each that is `stride` further than the last.

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
@@ -200,6 +201,81 @@ TEST(Engine, SpeculationChangesTheNumberOfStepsAlone) {
 }
 
 // A long prompt comes in pieces, and those who decode get their token in each step meanwhile.
+// Counts of what `answers` requests with seeds from `seed` on draw behind the first token.
+std::map<std::vector<int32_t>, double> drawn(const LoadedModel& model, const EngineRequest& request, int64_t drafts,
+                                             int64_t answers, uint64_t seed, ThreadTeam& team,
+                                             EngineCounters& counters) {
+  EngineOptions options;
+  options.cache_pages = 128;
+  options.drafts = drafts;
+  options.always_draft = drafts > 0;
+  options.most_waiting = answers;
+  Engine engine(model, options, team);
+  for (int64_t i = 0; i < answers; ++i) {
+    EngineRequest one = request;
+    one.sampling.seed = seed + static_cast<uint64_t>(i);
+    engine.submit(one);
+  }
+  std::map<int64_t, std::vector<int32_t>> tokens;
+  while (engine.step([&](const TokenEvent& event) {
+    if (event.token) tokens[event.request].push_back(event.token->token);
+  })) {
+  }
+  std::map<std::vector<int32_t>, double> counts;
+  for (auto& [id, drawn_tokens] : tokens) {
+    drawn_tokens.erase(drawn_tokens.begin());
+    ++counts[drawn_tokens];
+  }
+  counters = engine.counters();
+  return counts;
+}
+
+// Drafts that are verified draw from the model's own distribution: two samples, with other seeds, of the tokens that
+// drafts are made for, with drafts and without, by the chi-square test of homogeneity.
+TEST(Engine, DraftsLeaveTheDistributionAsItIs) {
+  constexpr int64_t kAnswers = 800;
+  const std::string directory = std::string(FATHOM_SOURCE_DIR) + "/models/fathom-tiny";
+  const auto model = open(directory);
+  ThreadTeam team(2);
+  EngineRequest request;
+  request.prompt = Tokenizer::load(directory)->encode("Tom found a");
+  request.sampling.temperature = 1.2;
+  request.max_new_tokens = 3;
+  EngineCounters with, without;
+  const auto drafted = drawn(*model, request, 2, kAnswers, 1, team, with);
+  const auto plain = drawn(*model, request, 0, kAnswers, 1'000'000, team, without);
+  // Drafts were both right and wrong often enough to be tested.
+  EXPECT_GT(with.accepted, with.drafts / 10);
+  EXPECT_LT(with.accepted, with.drafts * 9 / 10);
+  EXPECT_EQ(without.drafts, 0);
+
+  std::map<std::vector<int32_t>, std::pair<double, double>> table;
+  for (const auto& [tokens, count] : drafted) table[tokens].first = count;
+  for (const auto& [tokens, count] : plain) table[tokens].second = count;
+  double statistic = 0;
+  double degrees = -1;
+  std::pair<double, double> rare;
+  const auto add = [&](std::pair<double, double> cell) {
+    // Both samples have one size, so each is expected to have half.
+    const double expected = (cell.first + cell.second) / 2;
+    statistic += (cell.first - expected) * (cell.first - expected) / expected * 2;
+    ++degrees;
+  };
+  for (const auto& [tokens, cell] : table) {
+    if (cell.first + cell.second >= 10) {
+      add(cell);
+    } else {
+      rare.first += cell.first;
+      rare.second += cell.second;
+    }
+  }
+  if (rare.first + rare.second > 0) add(rare);
+  ASSERT_GT(degrees, 15);
+  // Wilson and Hilferty's normal approximation; four standard deviations.
+  const double deviation = (std::cbrt(statistic / degrees) - (1 - 2 / (9 * degrees))) / std::sqrt(2 / (9 * degrees));
+  EXPECT_LT(deviation, 4) << statistic << " with " << degrees << " degrees of freedom";
+}
+
 TEST(Engine, DecodingGoesOnBesideALongPrompt) {
   const auto model = tiny_model();
   ThreadTeam team(1);

@@ -179,25 +179,5 @@ TEST_F(GenerateOnASession, LogprobsComeWithEveryToken) {
   EXPECT_EQ(result.logprobs[1].top_logprobs.size(), 2u);
 }
 
-TEST(StopMatcher, HoldsBackOnlyWhatMayBecomeAStop) {
-  StopMatcher matcher({"abab", "bx"});
-  EXPECT_EQ(matcher.push("za"), "z");
-  EXPECT_EQ(matcher.push("b"), "");
-  EXPECT_EQ(matcher.push("a"), "");
-  EXPECT_EQ(matcher.push("c"), "abac");
-  EXPECT_EQ(matcher.push("b"), "");
-  EXPECT_EQ(matcher.finish(), "b");
-  EXPECT_FALSE(matcher.matched());
-  EXPECT_EQ(matcher.push("ababab"), "");
-  EXPECT_TRUE(matcher.matched());
-  EXPECT_EQ(matcher.push("more"), "");
-}
-
-TEST(StopMatcher, TakesTheFirstOfSeveral) {
-  StopMatcher matcher({"world", "lo w"});
-  EXPECT_EQ(matcher.push("hello world"), "hel");
-  EXPECT_TRUE(matcher.matched());
-}
-
 }  // namespace
 }  // namespace fathom

@@ -83,15 +83,17 @@ TEST(ChatTemplate, OnlyTheFirstCallOfAConversationOpensTheBlock) {
                 "\n<｜tool▁output▁begin｜>2<｜tool▁output▁end｜><｜tool▁outputs▁end｜>");
 }
 
-TEST(ChatTemplate, V31CallsKeepTheirContent) {
+TEST(ChatTemplate, CallsKeepTheirContent) {
   const char* messages = R"([{"role":"user","content":"u"},{"role":"assistant","content":"c","tool_calls":[
       {"type":"function","function":{"name":"f","arguments":"{}"}}]}])";
   EXPECT_EQ(render(ChatFormat::deepseek_v31, messages),
             "<｜User｜>u<｜Assistant｜></think>c<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}"
             "<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜>");
-  EXPECT_EQ(render(ChatFormat::deepseek_v3, messages),
-            "<｜User｜>u<｜Assistant｜>c<｜end▁of▁sentence｜><｜Assistant｜>")
-      << "V3 leaves the calls out where there is content";
+  EXPECT_EQ(
+      render(ChatFormat::deepseek_v3, messages),
+      "<｜User｜>u<｜Assistant｜>c<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{}\n```"
+      "<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜><｜Assistant｜>")
+      << "V3's template leaves the calls out where there is content";
 }
 
 TEST(ChatTemplate, V31Prefix) {
