@@ -5,10 +5,11 @@ JOBS ?= $(shell nproc)
 MODEL ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: help setup setup-lint build chat test train-tiny lint format asan tsan fuzz bench clean
+.PHONY: help setup setup-lint build chat serve test train-tiny lint format asan tsan fuzz bench clean
 
 help:
 	@echo 'make chat     build Fathom and talk with a model (MODEL=DIR for a checkpoint of yours)'
+	@echo 'make serve    the same model over HTTP: the OpenAI API, and a chat page at http://127.0.0.1:8080'
 	@echo 'make test     build everything and run the tests'
 	@echo 'make build    build/fathom, nothing else'
 	@echo 'make setup    install the Debian packages that are missing (the targets above do it themselves)'
@@ -32,6 +33,9 @@ build: setup
 
 chat: build
 	@scripts/chat.sh $(MODEL)
+
+serve: build
+	@build/fathom serve --model $(or $(MODEL),models/fathom-tiny)
 
 test: setup
 	@scripts/build.sh release all $(JOBS)
