@@ -642,6 +642,7 @@ class Network {
   asio::io_context io{1};
   std::optional<asio::ssl::context> tls;
   bool stopping = false;
+  size_t body_bytes = 0;  // of all requests that are not answered yet
 
  private:
   void listen();
@@ -711,6 +712,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void close() {
     if (state_ == State::closed) return;
     state_ = State::closed;
+    forget_body();
     const auto self = shared_from_this();
     if (exchange_) std::exchange(exchange_, nullptr)->detach();
     error_code ignored;
@@ -937,6 +939,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
       const size_t used = parser_->put(asio::buffer(input_), ec);
       if (ec && ec != http::error::need_more) return refuse(parser_->refusal(ec, {}));
       input_.erase(0, used);
+      network_.body_bytes += request_.body.size() - body_bytes_;
+      body_bytes_ = request_.body.size();
+      if (network_.body_bytes > network_.options.most_bodies) {
+        return refuse(503, "the server holds as many bytes of requests as it may; try again later");
+      }
       if (parser_->is_done()) return dispatch();
       if (input_.size() > network_.options.most_header) {
         return refuse(431, fmt::format("the body: expected at most {} bytes beside its chunks' data, found more",
@@ -1035,13 +1042,18 @@ class Connection : public std::enable_shared_from_this<Connection> {
   }
 
   void finish_reply() {
+    forget_body();
     const bool keep_alive = exchange_->keep_alive() && !network_.stopping;
     std::exchange(exchange_, nullptr)->detach();
     keep_alive ? become_idle() : linger();
   }
 
+  /// A body counts until its request is answered: its handler may still hold it.
+  void forget_body() { network_.body_bytes -= std::exchange(body_bytes_, 0); }
+
   /// Ends the connection after its last reply.
   void linger() {
+    forget_body();
     if (exchange_) std::exchange(exchange_, nullptr)->detach();
     if (eof_ && !tls_) return close();
     state_ = State::lingering;
@@ -1086,6 +1098,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::string input_;  // read, not parsed
   HeadScanner scanner_;
   HttpRequest request_;
+  size_t body_bytes_ = 0;  // of this request in the network's sum
   std::optional<RequestParser> parser_;
 
   std::shared_ptr<Exchange> exchange_;

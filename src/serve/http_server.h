@@ -65,6 +65,7 @@ struct HttpServerOptions {
   std::string tls_key;              ///< PEM file
   size_t most_header = 16 << 10;    ///< bytes; more is refused with 431
   size_t most_body = 16 << 20;      ///< bytes; more is refused with 413, before it is read where its length is told
+  size_t most_bodies = 256 << 20;   ///< bytes of all bodies that are held at once; one more is refused with 503
   size_t most_unsent = 4 << 20;     ///< bytes
   int64_t most_connections = 1024;  ///< more wait in the system's queue until one closes
   std::chrono::milliseconds head_timeout{10'000};   ///< from a request's first byte to the end of its head

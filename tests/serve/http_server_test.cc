@@ -566,6 +566,20 @@ TEST(HttpServer, RefusesALargeBody) {
   EXPECT_EQ(server.requests, 2);
 }
 
+TEST(HttpServer, BoundsAllBodiesTogether) {
+  TestServer server(with([](auto& o) { o.most_bodies = 1000; }));
+  RawHttpClient slow(server.port());
+  ASSERT_TRUE(slow.send("POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: 800\r\n\r\n" + std::string(700, 'a')));
+  std::this_thread::sleep_for(milliseconds(50));
+  EXPECT_EQ(RawHttpClient(server.port()).ask(post("/echo", std::string(500, 'b'))).status, 503);
+  EXPECT_EQ(RawHttpClient(server.port()).ask(post("/echo", std::string(200, 'b'))).status, 200);
+  ASSERT_TRUE(slow.send(std::string(100, 'a')));
+  EXPECT_EQ(slow.read_reply().status, 200);
+  // What was answered counts no more, on an old connection or a new one.
+  EXPECT_EQ(slow.ask(post("/echo", std::string(900, 'c'))).status, 200);
+  EXPECT_EQ(RawHttpClient(server.port()).ask(post("/echo", std::string(900, 'c'))).status, 200);
+}
+
 TEST(HttpServer, LimitsTheTimeOfAHead) {
   TestServer server(with([](auto& o) { o.head_timeout = milliseconds(150); }));
   RawHttpClient stalled(server.port());
