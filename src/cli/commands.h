@@ -23,5 +23,7 @@ void add_data_command(CLI::App& app, int& exit_code);
 void add_train_command(CLI::App& app, int& exit_code);
 void add_evaluate_command(CLI::App& app, int& exit_code);
 void add_serve_command(CLI::App& app, int& exit_code);
+void add_cast_command(CLI::App& app, int& exit_code);
+void add_split_commands(CLI::App& app, int& exit_code);
 
 }  // namespace fathom

@@ -47,6 +47,8 @@ int run(int argc, char** argv) {
   fathom::add_tokenizer_command(app, exit_code);
   fathom::add_data_command(app, exit_code);
   fathom::add_synth_command(app, exit_code);
+  fathom::add_cast_command(app, exit_code);
+  fathom::add_split_commands(app, exit_code);
   fathom::add_train_command(app, exit_code);
   fathom::add_evaluate_command(app, exit_code);
   fathom::add_bench_command(app, exit_code);

@@ -1,0 +1,170 @@
+#include "weights/cast.h"
+
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <unordered_set>
+
+#include "base/error.h"
+#include "base/number_formats.h"
+#include "formats/json.h"
+#include "formats/tensor_table.h"
+#include "kernels/quantize.h"
+
+namespace fathom {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+constexpr std::string_view kScaleSuffix = "_scale_inv";
+constexpr int64_t kBlock = 128;
+
+OutputTensor copied(const SafetensorsEntry& entry, const TensorReader& reader) {
+  OutputTensor tensor{entry.name, entry.dtype, entry.shape, {}};
+  tensor.make = [&reader, name = entry.name](int64_t first, int64_t count, std::byte* out) {
+    reader.read(name, first, count, out);
+  };
+  return tensor;
+}
+
+OutputTensor cast_to_bf16(const Checkpoint& checkpoint, const SafetensorsEntry& entry, const TensorReader& reader) {
+  const std::string scale_name = entry.name + std::string(kScaleSuffix);
+  if (!checkpoint.has(scale_name)) {
+    throw_bad_input("{}: {} is FP8, and its scales {} are missing", checkpoint.directory(), printable_name(entry.name),
+                    printable_name(scale_name));
+  }
+  const Fp8Config fp8 = checkpoint.config().fp8.value_or(Fp8Config{});
+  const SafetensorsEntry& scale = *checkpoint.place(scale_name).entry;
+  const Shape expected = scale_shape(entry.shape, fp8);
+  if (scale.dtype != DType::f32 || scale.shape != expected) {
+    throw_bad_input("{}: {}: expected float32 scales {}, found {} {}", checkpoint.directory(),
+                    printable_name(scale_name), shape_text(expected), dtype_name(scale.dtype), shape_text(scale.shape));
+  }
+  OutputTensor tensor{entry.name, DType::bf16, entry.shape, {}};
+  const int64_t block_rows = fp8.block_rows;
+  const int64_t block_cols = fp8.block_cols;
+  tensor.row_step = block_rows;
+  tensor.make = [&reader, name = entry.name, scale_name, cols = entry.shape[1], scale_cols = expected[1], block_rows,
+                 block_cols](int64_t first, int64_t count, std::byte* out) {
+    std::vector<uint8_t> codes(static_cast<size_t>(count * cols));
+    const int64_t scale_rows = (count + block_rows - 1) / block_rows;
+    std::vector<float> scales(static_cast<size_t>(scale_rows * scale_cols));
+    reader.read(name, first, count, reinterpret_cast<std::byte*>(codes.data()));
+    reader.read(scale_name, first / block_rows, scale_rows, reinterpret_cast<std::byte*>(scales.data()));
+    dequantize_weight_bf16(codes.data(), scales.data(), count, cols, block_rows, block_cols,
+                           reinterpret_cast<uint16_t*>(out));
+  };
+  return tensor;
+}
+
+/// Values of a float tensor's bytes.
+void to_f32(DType dtype, const std::byte* from, size_t count, float* to) {
+  if (dtype == DType::f32) {
+    std::memcpy(to, from, count * sizeof(float));
+    return;
+  }
+  for (size_t i = 0; i < count; ++i) {
+    uint16_t bits;
+    std::memcpy(&bits, from + 2 * i, 2);
+    to[i] = dtype == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+  }
+}
+
+void add_cast_to_fp8(const SafetensorsEntry& entry, const TensorReader& reader, bool ue8m0,
+                     std::vector<OutputTensor>& tensors) {
+  const int64_t rows = entry.shape[0];
+  const int64_t cols = entry.shape[1];
+  const int64_t scale_cols = (cols + kBlock - 1) / kBlock;
+  const Shape scales_shape = {(rows + kBlock - 1) / kBlock, scale_cols};
+  const auto scales = std::make_shared<std::vector<float>>(static_cast<size_t>(element_count(scales_shape)));
+  OutputTensor codes{entry.name, DType::f8_e4m3, entry.shape, {}};
+  codes.row_step = kBlock;
+  codes.make = [&reader, name = entry.name, dtype = entry.dtype, cols, scale_cols, ue8m0, scales](
+                   int64_t first, int64_t count, std::byte* out) {
+    const auto values = static_cast<size_t>(count * cols);
+    std::vector<std::byte> stored(values * dtype_bytes(dtype));
+    reader.read(name, first, count, stored.data());
+    std::vector<float> weights(values);
+    to_f32(dtype, stored.data(), values, weights.data());
+    quantize_weight(weights.data(), count, cols, kBlock, kBlock, ue8m0, reinterpret_cast<uint8_t*>(out),
+                    scales->data() + first / kBlock * scale_cols);
+  };
+  tensors.push_back(std::move(codes));
+  OutputTensor made{entry.name + std::string(kScaleSuffix), DType::f32, scales_shape, {}};
+  made.after_previous = true;
+  made.make = [scales, scale_cols](int64_t first, int64_t count, std::byte* out) {
+    std::memcpy(out, scales->data() + first * scale_cols, static_cast<size_t>(count * scale_cols) * sizeof(float));
+  };
+  tensors.push_back(std::move(made));
+}
+
+std::string cast_config(const Checkpoint& checkpoint, const CastOptions& options) {
+  const std::string path = (fs::path(checkpoint.directory()) / "config.json").string();
+  constexpr size_t kLargestConfig = size_t{16} << 20;
+  ordered_json config = parse_ordered_json(read_file(path, kLargestConfig), path);
+  config.erase("quantization_config");
+  if (options.to == CastTo::fp8) {
+    ordered_json fp8 = {{"activation_scheme", "dynamic"},
+                        {"fmt", "e4m3"},
+                        {"quant_method", "fp8"},
+                        {"weight_block_size", {kBlock, kBlock}}};
+    if (options.ue8m0) fp8["scale_fmt"] = "ue8m0";
+    config["quantization_config"] = std::move(fp8);
+  }
+  return config.dump(2) + "\n";
+}
+
+}  // namespace
+
+RewritePlan plan_cast(const Checkpoint& checkpoint, const TensorReader& reader, const CastOptions& options) {
+  const bool to_fp8 = options.to == CastTo::fp8;
+  std::unordered_set<std::string> quantizable;
+  for (const TensorSpec& spec : tensor_table(checkpoint.config())) {
+    if (spec.quantizable) quantizable.insert(spec.name);
+  }
+  RewritePlan plan;
+  plan.out = options.out;
+  plan.identity = fmt::format("cast to {}{}\n{}", to_fp8 ? "fp8" : "bf16", options.ue8m0 ? " ue8m0" : "",
+                              source_identity(checkpoint.directory(), checkpoint.files()));
+  int64_t changed = 0;
+  for (const auto& file : checkpoint.files()) {
+    OutputShard shard;
+    shard.file = fs::path(file->path()).filename().string();
+    for (const SafetensorsEntry& entry : file->entries()) {
+      const bool is_scale = entry.name.ends_with(kScaleSuffix) &&
+                            checkpoint.has(entry.name.substr(0, entry.name.size() - kScaleSuffix.size()));
+      if (to_fp8) {
+        if (entry.dtype == DType::f8_e4m3 || is_scale) {
+          throw_bad_input("{}: {} says that the checkpoint is in FP8 already", checkpoint.directory(),
+                          printable_name(entry.name));
+        }
+        const bool floats = entry.dtype == DType::bf16 || entry.dtype == DType::f16 || entry.dtype == DType::f32;
+        if (quantizable.contains(entry.name) && floats && entry.shape.size() == 2) {
+          add_cast_to_fp8(entry, reader, options.ue8m0, shard.tensors);
+          ++changed;
+          continue;
+        }
+      } else {
+        if (is_scale) continue;
+        if (entry.dtype == DType::f8_e4m3 && entry.shape.size() == 2) {
+          shard.tensors.push_back(cast_to_bf16(checkpoint, entry, reader));
+          ++changed;
+          continue;
+        }
+      }
+      shard.tensors.push_back(copied(entry, reader));
+    }
+    plan.shards.push_back(std::move(shard));
+  }
+  if (changed == 0) {
+    throw_bad_input("{}: no matrix in it is {}: there is nothing to cast", checkpoint.directory(),
+                    to_fp8 ? "one that is stored in FP8" : "in FP8");
+  }
+  plan.texts = {{"config.json", cast_config(checkpoint, options)},
+                {"model.safetensors.index.json", index_json(plan.shards)}};
+  plan.copies = companion_files(checkpoint.directory());
+  return plan;
+}
+
+}  // namespace fathom
