@@ -6,10 +6,10 @@
 #include <unordered_set>
 
 #include "base/error.h"
-#include "base/number_formats.h"
 #include "formats/json.h"
 #include "formats/tensor_table.h"
 #include "kernels/quantize.h"
+#include "weights/tensor_values.h"
 
 namespace fathom {
 namespace {
@@ -17,7 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
-constexpr std::string_view kScaleSuffix = "_scale_inv";
 constexpr int64_t kBlock = 128;
 
 OutputTensor copied(const SafetensorsEntry& entry, const TensorReader& reader) {
@@ -29,7 +28,7 @@ OutputTensor copied(const SafetensorsEntry& entry, const TensorReader& reader) {
 }
 
 OutputTensor cast_to_bf16(const Checkpoint& checkpoint, const SafetensorsEntry& entry, const TensorReader& reader) {
-  const std::string scale_name = entry.name + std::string(kScaleSuffix);
+  const std::string scale_name = scale_name_of(entry.name);
   if (!checkpoint.has(scale_name)) {
     throw_bad_input("{}: {} is FP8, and its scales {} are missing", checkpoint.directory(), printable_name(entry.name),
                     printable_name(scale_name));
@@ -58,19 +57,6 @@ OutputTensor cast_to_bf16(const Checkpoint& checkpoint, const SafetensorsEntry& 
   return tensor;
 }
 
-/// Values of a float tensor's bytes.
-void to_f32(DType dtype, const std::byte* from, size_t count, float* to) {
-  if (dtype == DType::f32) {
-    std::memcpy(to, from, count * sizeof(float));
-    return;
-  }
-  for (size_t i = 0; i < count; ++i) {
-    uint16_t bits;
-    std::memcpy(&bits, from + 2 * i, 2);
-    to[i] = dtype == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
-  }
-}
-
 void add_cast_to_fp8(const SafetensorsEntry& entry, const TensorReader& reader, bool ue8m0,
                      std::vector<OutputTensor>& tensors) {
   const int64_t rows = entry.shape[0];
@@ -86,12 +72,12 @@ void add_cast_to_fp8(const SafetensorsEntry& entry, const TensorReader& reader, 
     std::vector<std::byte> stored(values * dtype_bytes(dtype));
     reader.read(name, first, count, stored.data());
     std::vector<float> weights(values);
-    to_f32(dtype, stored.data(), values, weights.data());
+    floats_of(dtype, stored.data(), values, weights.data());
     quantize_weight(weights.data(), count, cols, kBlock, kBlock, ue8m0, reinterpret_cast<uint8_t*>(out),
                     scales->data() + first / kBlock * scale_cols);
   };
   tensors.push_back(std::move(codes));
-  OutputTensor made{entry.name + std::string(kScaleSuffix), DType::f32, scales_shape, {}};
+  OutputTensor made{scale_name_of(entry.name), DType::f32, scales_shape, {}};
   made.after_previous = true;
   made.make = [scales, scale_cols](int64_t first, int64_t count, std::byte* out) {
     std::memcpy(out, scales->data() + first * scale_cols, static_cast<size_t>(count * scale_cols) * sizeof(float));
@@ -132,8 +118,7 @@ RewritePlan plan_cast(const Checkpoint& checkpoint, const TensorReader& reader, 
     OutputShard shard;
     shard.file = fs::path(file->path()).filename().string();
     for (const SafetensorsEntry& entry : file->entries()) {
-      const bool is_scale = entry.name.ends_with(kScaleSuffix) &&
-                            checkpoint.has(entry.name.substr(0, entry.name.size() - kScaleSuffix.size()));
+      const bool is_scale = is_scale_of_another(checkpoint, entry.name);
       if (to_fp8) {
         if (entry.dtype == DType::f8_e4m3 || is_scale) {
           throw_bad_input("{}: {} says that the checkpoint is in FP8 already", checkpoint.directory(),
