@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs the Debian 12 packages that Fathom needs and that are missing. Usage: setup-debian.sh GROUP... (build, lint)
+# Installs the Debian 12 packages that Fathom needs and that are missing. Usage: setup-debian.sh GROUP... (build, lint, web)
 # Says nothing and needs no network when nothing is missing.
 set -euo pipefail
 
 if (($# == 0)); then
-  echo 'Usage: setup-debian.sh GROUP... (build, lint)' >&2
+  echo 'Usage: setup-debian.sh GROUP... (build, lint, web)' >&2
   exit 2
 fi
 packages=()
@@ -19,7 +19,12 @@ for group in "$@"; do
                       libgtest-dev libgmock-dev libbenchmark-dev gnuplot-nox) ;;
     # Formatting, static analysis, and the compiler that has libFuzzer.
     lint) packages+=(clang clang-format clang-tidy libclang-rt-14-dev) ;;
-    *) echo "setup-debian.sh: unknown group $group; the groups are build and lint" >&2; exit 2 ;;
+    # What tests the server and its page. Node is often there from elsewhere, with npm inside, and Debian's package npm
+    # conflicts with it: what has a command is not asked for.
+    web) for command in node:nodejs npm:npm chromium:chromium; do
+           command -v "${command%:*}" > /dev/null || packages+=("${command#*:}")
+         done ;;
+    *) echo "setup-debian.sh: unknown group $group; the groups are build, lint and web" >&2; exit 2 ;;
   esac
 done
 

@@ -138,7 +138,8 @@ int run(ServeArguments& arguments) {
 
   EngineOptions options;
   options.most_running = arguments.together;
-  options.most_waiting = arguments.queue;
+  // The server counts what is open. To the engine everybody waits for a moment, those who find a place at once too.
+  options.most_waiting = arguments.queue + arguments.together + arguments.limits.most_answers;
   options.drafts = session->drafts();
   options.store = session->store();
   options.most_tokens = std::max(options.most_tokens, (1 + options.drafts) * options.most_running);

@@ -210,7 +210,7 @@ void Answer::report(int status) {
   record.status = status;
   for (const Choice& choice : choices_) {
     if (!record.finish.empty()) record.finish += ',';
-    record.finish += gone_ ? "gone" : choice.finish;
+    record.finish += gone_ ? "gone" : choice.finish.empty() ? "error" : choice.finish;
     record.completion_tokens += choice.usage.new_tokens;
     record.drafts += choice.usage.drafts;
     record.accepted += choice.usage.accepted;
