@@ -5,7 +5,7 @@ JOBS ?= $(shell nproc)
 MODEL ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: help setup setup-lint build chat serve test train-tiny lint format asan tsan fuzz bench clean
+.PHONY: help setup setup-lint build chat serve test train-tiny page lint format asan tsan fuzz bench clean
 
 help:
 	@echo 'make chat     build Fathom and talk with a model (MODEL=DIR for a checkpoint of yours)'
@@ -14,6 +14,7 @@ help:
 	@echo 'make build    build/fathom, nothing else'
 	@echo 'make setup    install the Debian packages that are missing (the targets above do it themselves)'
 	@echo 'make train-tiny   train the bundled model again, from nothing: an hour or two; goes on where it was stopped'
+	@echo 'make page     build the chat page, web/dist, from its sources (needs node)'
 	@echo 'make lint     clang-format and clang-tidy;  make format  reformats'
 	@echo 'make asan     the tests with AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan     the tests with ThreadSanitizer'
@@ -35,11 +36,15 @@ chat: build
 	@scripts/chat.sh $(MODEL)
 
 serve: build
-	@build/fathom serve --model $(or $(MODEL),models/fathom-tiny)
+	@build/fathom serve --model $(or $(MODEL),models/fathom-tiny --temperature 0.3)
 
 test: setup
 	@scripts/build.sh release all $(JOBS)
 	@ctest --preset release -j2
+
+page:
+	@scripts/setup-debian.sh web
+	@scripts/build-page.sh
 
 train-tiny: build
 	@scripts/train-fathom-tiny.sh --install
