@@ -26,6 +26,7 @@ struct ServeArguments {
   std::vector<std::string> names;
   std::string format;
   bool deepseek_temperature = false;
+  std::optional<double> temperature, top_p;
   ServeOptions serve;
   ApiLimits limits;
   uint16_t port = 8080;
@@ -104,6 +105,8 @@ ServedModel served_model(const ServeArguments& arguments, const Session& session
   ServedModel model = describe_model(directory, session, std::move(tokenizer), config, format, FATHOM_VERSION);
   if (!arguments.names.empty()) model.names = arguments.names;
   model.deepseek_temperature = arguments.deepseek_temperature;
+  if (arguments.temperature) model.sampling.temperature = *arguments.temperature;
+  if (arguments.top_p) model.sampling.top_p = *arguments.top_p;
   model.limits = arguments.limits;
   return model;
 }
@@ -180,6 +183,13 @@ void add_serve_command(CLI::App& app, int& exit_code) {
   command.add_option("--format", arguments->format, "Chat format, if not the checkpoint's own")
       ->check(CLI::IsMember({"v3", "r1", "v31"}))
       ->type_name("NAME");
+  command
+      .add_option("--temperature", arguments->temperature,
+                  "Temperature of requests that name none. Without it what generation_config.json says if it has "
+                  "do_sample, else 1, as the API has it")
+      ->check(CLI::Range(0.0, 2.0))
+      ->type_name("X");
+  command.add_option("--top-p", arguments->top_p, "The same for top_p")->check(CLI::Range(0.001, 1.0))->type_name("X");
   command.add_flag("--deepseek-temperature", arguments->deepseek_temperature,
                    "Map temperatures as DeepSeek's API does: 0.3 times up to 1, 0.7 less above");
 
