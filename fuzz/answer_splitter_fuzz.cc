@@ -9,8 +9,8 @@
 #include <string_view>
 
 #include "../tests/engine/byte_tokenizer.h"
+#include "base/utf8.h"
 #include "text/control_tokens.h"
-#include "text/utf8.h"
 
 namespace {
 

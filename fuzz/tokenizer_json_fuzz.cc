@@ -6,8 +6,8 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "text/tokenizer.h"
-#include "text/utf8.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // The part before the first NUL byte is the file, the rest a text to encode and, byte by byte, ids to decode.

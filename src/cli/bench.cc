@@ -1,11 +1,10 @@
-// fathom bench: the machine's ceilings, kernels and a model against them.
+// fathom bench: the machine's ceilings, kernels and a model against them. A server under load: bench_serve.cc.
 
 #include <fmt/core.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <filesystem>
 #include <memory>
@@ -13,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/progress.h"
+#include "cli/bench_serve.h"
 #include "cli/commands.h"
 #include "cli/lines.h"
 #include "cli/options.h"
@@ -38,25 +38,9 @@ struct Arguments {
   bool no_first_token = false, cold = false;
   bool train = false;
   std::string train_config;
+  LoadArguments load;
   bool json = false;
 };
-
-// Numbers from "1,4,16", each within [least, most].
-std::vector<int64_t> parse_numbers(const std::string& text, const char* option, int64_t least, int64_t most) {
-  std::vector<int64_t> numbers;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t comma = std::min(text.find(',', begin), text.size());
-    int64_t number = 0;
-    const auto parsed = std::from_chars(text.data() + begin, text.data() + comma, number);
-    if (parsed.ec != std::errc() || parsed.ptr != text.data() + comma || number < least || number > most) {
-      throw_bad_input("{}: expected whole numbers from {} to {} with commas between them; found \"{}\"", option, least,
-                      most, text.substr(begin, comma - begin));
-    }
-    numbers.push_back(number);
-    begin = comma + 1;
-  }
-  return numbers;
-}
 
 nlohmann::ordered_json limits_json(const MachineLimits& limits) {
   return {{"read_bytes_per_second", limits.read_bytes_per_s},
@@ -369,9 +353,10 @@ class BenchCommand {
 
 }  // namespace
 
-void add_bench_command(CLI::App& app, int& /*exit_code*/) {
+void add_bench_command(CLI::App& app, int& exit_code) {
   auto arguments = std::make_shared<Arguments>();
-  CLI::App* command = app.add_subcommand("bench", "Measure this machine's ceilings, the kernels and a model");
+  CLI::App* command =
+      app.add_subcommand("bench", "Measure this machine's ceilings, the kernels and a model, or load a server");
   command->add_option("--model,-m", arguments->model, "Checkpoint directory; without it, machine and kernels")
       ->type_name("DIR");
   arguments->weights.add_to(*command);
@@ -421,6 +406,7 @@ void add_bench_command(CLI::App& app, int& /*exit_code*/) {
       ->type_name("MIB")
       ->capture_default_str();
   command->add_flag("--json", arguments->json, "Print one JSON object instead of tables");
+  arguments->load.add_to(*command);
   command->footer(
       "Examples:\n"
       "  fathom bench\n"
@@ -428,6 +414,7 @@ void add_bench_command(CLI::App& app, int& /*exit_code*/) {
       "  fathom bench --model DIR --prefill 256 --decode 32 --depth 0,4096 --batch 1,4,16\n"
       "  fathom bench --model DIR --prefill 0 --decode 1 --repeat 1 --cold --json\n"
       "  fathom bench --train\n"
+      "  fathom bench --serve http://127.0.0.1:8080 --concurrent 1,16,200 --cancel 0.1 --verify --plot load.svg\n"
       "\n"
       "Bytes and operations are counted from the shapes (experts: those that the router chose). The ceilings are\n"
       "measured again around each repeat, and a fraction is the median over the repeats with its range.\n"
@@ -436,7 +423,10 @@ void add_bench_command(CLI::App& app, int& /*exit_code*/) {
       "Training: the operations of the model (what the backward computes again does not count) at the rate of BF16 "
       "dot\n"
       "products, in FP8 too.");
-  command->callback([arguments] { BenchCommand(*arguments).run(); });
+  command->callback([arguments, &exit_code] {
+    if (arguments->load.wanted) return bench_server(arguments->load, arguments->json, exit_code);
+    BenchCommand(*arguments).run();
+  });
 }
 
 }  // namespace fathom

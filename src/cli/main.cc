@@ -50,6 +50,7 @@ int run(int argc, char** argv) {
   fathom::add_cast_command(app, exit_code);
   fathom::add_split_commands(app, exit_code);
   fathom::add_verify_command(app, exit_code);
+  fathom::add_gguf_command(app, exit_code);
   fathom::add_train_command(app, exit_code);
   fathom::add_evaluate_command(app, exit_code);
   fathom::add_bench_command(app, exit_code);

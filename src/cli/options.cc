@@ -282,6 +282,22 @@ std::vector<int32_t> parse_ids(const std::string& text, const std::string& sourc
   return ids;
 }
 
+std::vector<int64_t> parse_numbers(const std::string& text, const char* option, int64_t least, int64_t most) {
+  std::vector<int64_t> numbers;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t comma = std::min(text.find(',', begin), text.size());
+    int64_t number = 0;
+    const auto parsed = std::from_chars(text.data() + begin, text.data() + comma, number);
+    if (parsed.ec != std::errc() || parsed.ptr != text.data() + comma || number < least || number > most) {
+      throw_bad_input("{}: expected whole numbers from {} to {} with commas between them; found \"{}\"", option, least,
+                      most, text.substr(begin, comma - begin));
+    }
+    numbers.push_back(number);
+    begin = comma + 1;
+  }
+  return numbers;
+}
+
 void check_ids(const std::vector<int32_t>& ids, int64_t vocab_size, const std::string& source) {
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= vocab_size) {

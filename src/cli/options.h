@@ -102,6 +102,9 @@ void check_chat_tokens(const std::string& directory, const Tokenizer& tokenizer,
 /// Token ids from "1,2,3" (blanks allowed). `bad_input` names the piece that is none.
 std::vector<int32_t> parse_ids(const std::string& text, const std::string& source);
 
+/// Numbers from "1,4,16", each within [least, most]. `bad_input` names the option and the piece that is none.
+std::vector<int64_t> parse_numbers(const std::string& text, const char* option, int64_t least, int64_t most);
+
 /// Throws `bad_input` naming the position if an id is outside [0, vocab_size).
 void check_ids(const std::vector<int32_t>& ids, int64_t vocab_size, const std::string& source);
 

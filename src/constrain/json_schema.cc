@@ -10,11 +10,11 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "constrain/decimal_range.h"
 #include "constrain/json_grammar.h"
 #include "constrain/json_parts.h"
 #include "constrain/regex_grammar.h"
-#include "text/utf8.h"
 
 namespace fathom {
 namespace {

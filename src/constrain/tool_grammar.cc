@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "constrain/automaton.h"
 #include "constrain/json_grammar.h"
 #include "constrain/json_parts.h"
@@ -15,7 +16,6 @@
 #include "text/control_tokens.h"
 #include "text/tokenizer.h"
 #include "text/tool_calls.h"
-#include "text/utf8.h"
 
 namespace fathom {
 namespace {

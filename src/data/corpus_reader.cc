@@ -4,8 +4,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "formats/json.h"
-#include "text/utf8.h"
 
 namespace fathom {
 namespace {

@@ -7,8 +7,8 @@
 
 #include "base/error.h"
 #include "base/interrupt.h"
+#include "base/utf8.h"
 #include "formats/tokenizer_json.h"
-#include "text/utf8.h"
 
 namespace fathom {
 namespace {

@@ -9,10 +9,10 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/utf8.h"
 #include "formats/json.h"
 #include "text/bpe.h"
 #include "text/pre_tokenizer.h"
-#include "text/utf8.h"
 
 namespace fathom {
 namespace {

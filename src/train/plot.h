@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "train/gnuplot.h"
+#include "base/gnuplot.h"
 #include "train/run_log.h"
 
 namespace fathom {

@@ -1,8 +1,10 @@
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "cli/run_fathom.h"
+#include "serve/tiny_server.h"
 #include "support/sanitizer.h"
 #include "train/tiny_run.h"
 
@@ -83,6 +85,122 @@ TEST(Bench, TheTableHasARowForEach) {
     EXPECT_NE(run.out.find(part), std::string::npos) << part << " in:\n" << run.out;
   }
   EXPECT_EQ(run.out.find("prefill of"), std::string::npos);
+}
+
+TEST(BenchServe, MeasuresAServer) {
+  const TinyServer server;
+  const TemporaryDirectory directory;
+  const std::string url = "http://127.0.0.1:" + std::to_string(server.server->port());
+  std::vector<std::string> arguments = {"bench",
+                                        "--serve",
+                                        url,
+                                        "--concurrent",
+                                        "1,3",
+                                        "--requests",
+                                        "6",
+                                        "--prompt-tokens",
+                                        "40",
+                                        "--max-tokens",
+                                        "4",
+                                        "--plot",
+                                        directory.file("load.svg")};
+  const FathomRun table = run_fathom(arguments);
+  for (const char* part : {"fathom-tiny", "streams at once", "completed", "output tokens/s", "first token, ms",
+                           "/health", "server's memory, MB"}) {
+    EXPECT_NE(table.out.find(part), std::string::npos) << part << " in:\n" << table.out;
+  }
+  EXPECT_EQ(table.out.find("broken"), std::string::npos) << "rows of what never was are left out";
+  EXPECT_TRUE(std::filesystem::exists(directory.file("load.gp")));
+  EXPECT_TRUE(std::filesystem::exists(directory.file("load.dat")));
+  if (std::system("command -v gnuplot > /dev/null 2>&1") == 0) {
+    EXPECT_EQ(table.exit_code, 0) << table.err;
+    EXPECT_EQ(table.err, "");
+    EXPECT_TRUE(std::filesystem::exists(directory.file("load.svg")));
+    EXPECT_TRUE(std::filesystem::exists(directory.file("load.png")));
+  } else {
+    EXPECT_EQ(table.exit_code, 1);
+    EXPECT_NE(table.err.find("gnuplot"), std::string::npos) << table.err;
+  }
+
+  arguments = {"bench", "--serve",      url + "/v1/", "--concurrent", "2",           "--requests",
+               "8",     "--max-tokens", "4",          "--json",       "--malformed", "0.3"};
+  const FathomRun run = run_fathom(arguments);
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const auto report = nlohmann::json::parse(run.out);
+  ASSERT_EQ(report.at("levels").size(), 1u);
+  const auto& level = report["levels"][0];
+  EXPECT_EQ(level.at("concurrent"), 2);
+  EXPECT_EQ(level.at("completed").get<int>() + level.at("malformed").at("sent").get<int>(), 8);
+  EXPECT_EQ(level.at("output_tokens"), 4 * level.at("completed").get<int>());
+  EXPECT_LE(level.at("first_token_seconds").at("p50"), level.at("first_token_seconds").at("max"));
+  EXPECT_EQ(level.at("first_token_seconds").at("samples"), level.at("completed"));
+  EXPECT_GT(level.at("resident_bytes").at("end"), 0);
+  EXPECT_EQ(level.at("resident_bytes").at("greatest_per_minute").size(), 1u);
+  EXPECT_FALSE(report.contains("verify"));
+}
+
+TEST(BenchServe, ReportsWhenItIsInterrupted) {
+  const TinyServer server;
+  const FathomRun run =
+      run_fathom({"bench", "--serve", "http://127.0.0.1:" + std::to_string(server.server->port()), "--concurrent",
+                  "2,4", "--seconds", "600", "--prompt-tokens", "20", "--max-tokens", "4", "--json"},
+                 {}, 1500);
+  EXPECT_EQ(run.exit_code, 130) << run.err;
+  const auto report = nlohmann::json::parse(run.out);
+  EXPECT_EQ(report.at("interrupted"), true);
+  ASSERT_EQ(report.at("levels").size(), 1u);
+  EXPECT_LT(report["levels"][0].at("seconds"), 100);
+}
+
+TEST(BenchServe, WhatCannotBeDoneIsASentence) {
+  uint16_t closed = 0;
+  {
+    const HttpServer server({}, {}, [](HttpRequest, const std::shared_ptr<HttpReply>&) {});
+    closed = server.port();
+  }
+  const std::string url = "http://127.0.0.1:" + std::to_string(closed);
+  const FathomRun run = run_fathom({"bench", "--serve", url});
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_EQ(run.out, "");
+  EXPECT_NE(run.err.find(url), std::string::npos) << run.err;
+
+  const TinyServer server;
+  const FathomRun nothing = run_fathom({"bench", "--serve", "http://127.0.0.1:" + std::to_string(server.server->port()),
+                                        "--malformed", "1", "--requests", "2"});
+  EXPECT_EQ(nothing.exit_code, 1);
+  EXPECT_NE(nothing.out.find("malformed, refused"), std::string::npos) << nothing.out;
+  EXPECT_EQ(nothing.out.find("tokens/s"), std::string::npos) << nothing.out;
+  EXPECT_NE(nothing.err.find("not one request was completed"), std::string::npos) << nothing.err;
+}
+
+TEST(BenchServe, MistakesAreASentence) {
+  const std::string url = "http://127.0.0.1:1";
+  const std::vector<Mistake> mistakes = {
+      {{"--serve", ""}, "URL"},
+      {{"--serve", "127.0.0.1:8080"}, "URL"},
+      {{"--serve", "http://127.0.0.1:99999"}, "port"},
+      {{"--serve", url, "--model", "models/x"}, "--model"},
+      {{"--serve", url, "--threads", "2"}, "--threads"},
+      {{"--serve", url, "--weights", "int8"}, "--weights"},
+      {{"--serve", url, "--train"}, "--train"},
+      {{"--serve", url, "--concurrent", "0"}, "--concurrent"},
+      {{"--serve", url, "--concurrent", "1,two"}, "\"two\""},
+      {{"--serve", url, "--seconds", "1", "--requests", "1"}, "--seconds"},
+      {{"--serve", url, "--seconds", "0"}, "--seconds"},
+      {{"--serve", url, "--requests", "0"}, "--requests"},
+      {{"--serve", url, "--temperature", "3"}, "--temperature"},
+      {{"--serve", url, "--cancel", "1.5"}, "--cancel"},
+      {{"--serve", url, "--cancel", "0.6", "--slow", "0.6"}, "1.2"},
+      {{"--serve", url, "--verify", "0"}, "--verify"},
+      {{"--serve", url, "--plot", "load.pdf"}, "load.pdf"},
+      {{"--serve", url, "--plot", "/nonexistent/load.svg"}, "/nonexistent"},
+      {{"--serve", url, "--plot", "a'b.svg"}, "--plot"},
+      {{"--concurrent", "4"}, "--serve"},
+      {{"--verify"}, "--serve"},
+      {{"--insecure"}, "--serve"},
+      {{"--plot", "load.svg"}, "--serve"},
+  };
+  expect_refused("bench", mistakes);
 }
 
 TEST(Bench, MistakesAreASentence) {

@@ -6,12 +6,12 @@
 #include <optional>
 #include <random>
 
+#include "base/utf8.h"
 #include "engine/byte_tokenizer.h"
 #include "support/errors.h"
 #include "support/golden.h"
 #include "support/sanitizer.h"
 #include "text/control_tokens.h"
-#include "text/utf8.h"
 
 namespace fathom {
 

@@ -12,8 +12,8 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "support/sanitizer.h"
-#include "text/utf8.h"
 
 namespace fathom {
 namespace {

@@ -1,4 +1,4 @@
-#include "train/gnuplot.h"
+#include "base/gnuplot.h"
 
 #include <fcntl.h>
 #include <fmt/core.h>
@@ -16,7 +16,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/interrupt.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 namespace fathom {
 namespace {
