@@ -153,10 +153,9 @@ class Table {
         return values.empty() ? std::string() : milliseconds(percentile(values, percent));
       });
     };
-    add(name + ", ms        p50", 50);
-    add("                          p90", 90);
-    add("                          p99", 99);
-    add("                          max", 100);
+    add(fmt::format("{:<26}p50", name + ", ms"), 50);
+    for (const int percent : {90, 99}) add(fmt::format("{:<26}p{}", "", percent), percent);
+    add(fmt::format("{:<26}max", ""), 100);
   }
   const std::string& text() const { return text_; }
 
@@ -172,6 +171,10 @@ class Table {
 
 std::string megabytes(double bytes) {
   return fmt::format("{:.1f}", bytes / 1e6);
+}
+
+std::string streams(const LoadLevel& level) {
+  return fmt::format("{} stream{}", level.concurrent, level.concurrent == 1 ? "" : "s");
 }
 
 std::string report_text(const LoadOptions& options, const LoadReport& report) {
@@ -206,36 +209,41 @@ std::string report_text(const LoadOptions& options, const LoadReport& report) {
                                                  static_cast<double>(level.prompt_tokens));
             }));
   table.duration_rows("first token", &LoadLevel::first_token);
-  table.duration_rows("next token ", &LoadLevel::between_tokens);
-  table.duration_rows("request    ", &LoadLevel::request);
-  table.duration_rows("/health    ", &LoadLevel::health);
+  table.duration_rows("next token", &LoadLevel::between_tokens);
+  table.duration_rows("request", &LoadLevel::request);
+  table.duration_rows("/health", &LoadLevel::health);
   table.count_row("/health failed", [](const LoadLevel& level) { return level.health_failed; });
   const auto memory = [](double (*pick)(const LoadLevel&)) {
     return [pick](const LoadLevel& level) { return level.memory.empty() ? std::string() : megabytes(pick(level)); };
   };
-  table.row("server's memory, MB     begin", memory([](const LoadLevel& level) { return level.memory.front().bytes; }));
-  table.row("                          end", memory([](const LoadLevel& level) { return level.memory.back().bytes; }));
+  table.row(fmt::format("{:<26}begin", "server's memory, MB"),
+            memory([](const LoadLevel& level) { return level.memory.front().bytes; }));
+  table.row(fmt::format("{:<26}end", ""), memory([](const LoadLevel& level) { return level.memory.back().bytes; }));
+  table.row(fmt::format("{:<26}most", ""), memory([](const LoadLevel& level) {
+              const std::vector<double> minutes = level.memory_per_minute();
+              return *std::max_element(minutes.begin(), minutes.end());
+            }));
   table.row("this client's CPU, of a core", [](const LoadLevel& level) {
     if (level.seconds == 0) return std::string();
     return fmt::format("{:.1f} %", 100 * level.client_cpu_seconds / level.seconds);
   });
   text += table.text();
 
+  // Whether it grows is seen in a run of minutes.
   for (const LoadLevel& level : report.levels) {
     const std::vector<double> minutes = level.memory_per_minute();
-    if (!minutes.empty()) {
-      text += fmt::format("\nGreatest memory in each minute, {} streams, MB:", level.concurrent);
-      for (const double bytes : minutes) text += " " + megabytes(bytes);
-    }
+    if (minutes.size() < 2) continue;
+    text += fmt::format("\nMost memory in each minute, {}, MB:", streams(level));
+    for (const double bytes : minutes) text += " " + megabytes(bytes);
+    text += "\n";
   }
-  text += "\n";
   for (const LoadLevel& level : report.levels) {
     for (const auto& [why, count] : level.broken) {
-      text += fmt::format("Broken, {} streams: {} times {}\n", level.concurrent, count, terminal_text(why));
+      text += fmt::format("\nBroken, {}: {} times {}\n", streams(level), count, terminal_text(why));
     }
   }
   if (options.verify > 0) {
-    text += fmt::format("Asked again alone: {} prompts; mismatches: {}", report.asked_again, report.mismatches);
+    text += fmt::format("\nAsked again alone: {} prompts; mismatches: {}", report.asked_again, report.mismatches);
     if (report.not_compared > 0) text += fmt::format("; not compared, being in the cache: {}", report.not_compared);
     if (report.unanswered > 0) text += fmt::format("; not answered alone: {}", report.unanswered);
     text += "\n";
@@ -252,10 +260,10 @@ struct PercentileStyle {
   const char* style;
 };
 constexpr std::array<PercentileStyle, 4> kPercentiles = {{
-    {50, "p50", "linespoints lc rgb '#0072B2' lw 2 pt 7 ps 0.6"},
-    {90, "p90", "linespoints lc rgb '#009E73' lw 2 pt 7 ps 0.6"},
-    {99, "p99", "linespoints lc rgb '#D55E00' lw 2 pt 7 ps 0.6"},
     {100, "max", "linespoints lc rgb '#909090' lw 1 pt 7 ps 0.4"},
+    {99, "p99", "linespoints lc rgb '#D55E00' lw 2 pt 7 ps 0.6"},
+    {90, "p90", "linespoints lc rgb '#009E73' lw 2 pt 7 ps 0.6"},
+    {50, "p50", "linespoints lc rgb '#0072B2' lw 2 pt 7 ps 0.6"},
 }};
 constexpr const char* kOutputStyle = "linespoints lc rgb '#0072B2' lw 2 pt 7 ps 0.6";
 constexpr const char* kPromptStyle = "linespoints lc rgb '#E69F00' lw 2 pt 7 ps 0.6";
@@ -318,7 +326,7 @@ Picture levels_picture(std::vector<const LoadLevel*> levels) {
   std::string tics;
   for (const LoadLevel* level : levels) tics += fmt::format("{}{}", tics.empty() ? "" : ",", level->concurrent);
   for (Panel& panel : picture.panels) {
-    panel.settings.push_back("set logscale x");
+    panel.settings.emplace_back("set logscale x");
     panel.settings.push_back(fmt::format("set xrange [{}:{}]", 0.8 * static_cast<double>(levels.front()->concurrent),
                                          1.25 * static_cast<double>(levels.back()->concurrent)));
     panel.settings.push_back(fmt::format("set xtics ({})", tics));
@@ -331,7 +339,7 @@ Picture time_picture(const LoadLevel& level) {
   constexpr double kMostBins = 120;
   const double step = std::max(1.0, std::ceil(level.seconds / kMostBins));
   Picture picture;
-  picture.x_label = fmt::format("seconds, with {} streams at once", level.concurrent);
+  picture.x_label = fmt::format("seconds, {} at once", streams(level));
   picture.x_end = level.seconds;
   Panel rate;
   rate.title = fmt::format("Pieces of text that came in each {}", step == 1 ? "second" : fmt::format("{} s", step));
@@ -450,12 +458,12 @@ void LoadArguments::add_to(CLI::App& command) {
   const auto share = [&](const char* name, double& value, const char* text) {
     add(command.add_option(name, value, text), "SHARE")->check(CLI::Range(0.0, 1.0));
   };
-  share("--cancel", options.shares.cancel, "Share of requests that are cancelled at a random token, 0 to 1");
+  share("--cancel", options.shares.cancel, "Share of requests, 0 to 1, that are cancelled at a random token");
   share("--slow", options.shares.slow, "Share that is read in small pieces, or not at all for seconds");
   share("--malformed", options.shares.malformed, "Share with a body that cannot be taken");
   share("--oversized", options.shares.oversized, "Share with a body of a gigabyte, or a prompt beyond the context");
   add(command.add_option("--verify", options.verify,
-                         "Ask completed prompts again at the end, alone, and compare: at most N of them, or 200"),
+                         "Ask completed prompts again at the end, alone, and compare the answers; N: how many at most"),
       "[N]")
       ->expected(0, 1)
       ->default_str("200")

@@ -155,41 +155,42 @@ void Answer::on_refused(size_t index, const Error& error) {
 
 void Answer::finish_if_done() {
   if (!std::all_of(choices_.begin(), choices_.end(), [](const Choice& choice) { return choice.done; })) return;
-  if (streams()) {
-    if (!gone_) {
-      begin_stream();
-      if (request_.include_usage) {
-        Json chunk = head();
-        chunk["choices"] = Json::array();
-        chunk["usage"] = usage_json();
-        write("data: " + dump(chunk) + "\n\n");
-      }
-      write("data: [DONE]\n\n");
-      context_.reply->end();
-    }
-  } else {
-    Json body = head();
-    body["choices"] = Json::array();
-    for (size_t i = 0; i < choices_.size(); ++i) {
-      Json choice = {{"index", i}};
-      choice.update(whole(i));
-      choice["finish_reason"] = choices_[i].finish;
-      body["choices"].push_back(std::move(choice));
-    }
-    body["usage"] = usage_json();
-    if (begun_) {
-      write(dump(body));
-      context_.reply->end();
-    } else {
-      HttpHeaders headers = context_.headers;
-      headers.emplace_back("content-type", "application/json");
-      context_.reply->send({200, std::move(headers), dump(body)});
-    }
-  }
+  // Who has the answer may ask again at once, and finds it counted and its permit given back.
   report(200);
+  if (streams()) {
+    if (gone_) return;
+    begin_stream();
+    if (request_.include_usage) {
+      Json chunk = head();
+      chunk["choices"] = Json::array();
+      chunk["usage"] = usage_json();
+      write("data: " + dump(chunk) + "\n\n");
+    }
+    write("data: [DONE]\n\n");
+    context_.reply->end();
+    return;
+  }
+  Json body = head();
+  body["choices"] = Json::array();
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    Json choice = {{"index", i}};
+    choice.update(whole(i));
+    choice["finish_reason"] = choices_[i].finish;
+    body["choices"].push_back(std::move(choice));
+  }
+  body["usage"] = usage_json();
+  if (begun_) {
+    write(dump(body));
+    context_.reply->end();
+  } else {
+    HttpHeaders headers = context_.headers;
+    headers.emplace_back("content-type", "application/json");
+    context_.reply->send({200, std::move(headers), dump(body)});
+  }
 }
 
 void Answer::fail(int status, const std::string& sentence, std::string_view code) {
+  report(status);
   const std::string body = error_body(status, sentence, code);
   if (!begun_) {
     HttpHeaders headers = context_.headers;
@@ -200,7 +201,6 @@ void Answer::fail(int status, const std::string& sentence, std::string_view code
     write(streams() ? "data: " + body + "\n\n" : body);
     context_.reply->end();
   }
-  report(status);
   cancel_all();
 }
 

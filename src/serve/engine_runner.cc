@@ -118,6 +118,7 @@ void EngineRunner::end(int64_t id, FinishReason reason, const RequestUsage& usag
   const Open open = std::move(found->second);
   open_.erase(found);
   engine_number_.erase(open.number);
+  publish();  // before the listener tells: who hears of the end finds it in the state
   open.listener->on_end(reason, usage, error);
   const std::lock_guard lock(mutex_);
   --unfinished_;

@@ -91,7 +91,7 @@ LoadRequest LoadRequests::request(int64_t number) const {
   } else if (falls_into(shares.slow)) {
     request.kind = random.chance(0.5) ? LoadRequest::Kind::slow : LoadRequest::Kind::stalling;
     request.at_token = random.between(1, content_.max_tokens);
-    request.stall_ms = random.between(500, 3000);
+    request.stall_ms = random.between(200, 2000);
   } else if (falls_into(shares.malformed)) {
     request.kind = LoadRequest::Kind::malformed;
     request.body = malformed_body(request.body, random);

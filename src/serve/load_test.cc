@@ -614,11 +614,14 @@ class Level {
     note_memory(end.status, end.body);
   }
 
-  /// The number of the next request, if there is to be one.
-  std::optional<int64_t> take() {
+  /// Whether no more requests are to begin.
+  bool over() const {
     const LoadOptions& options = load_.options;
-    const bool over = stopped_ || (options.requests > 0 ? taken_ >= options.requests : now() >= options.seconds);
-    if (over) {
+    return stopped_ || (options.requests > 0 ? taken_ >= options.requests : now() >= options.seconds);
+  }
+  /// The number of the next request; nothing: the slot that asks has ended.
+  std::optional<int64_t> take() {
+    if (over()) {
       --running_;
       return std::nullopt;
     }
@@ -814,6 +817,7 @@ void Slot::broken(const std::string& why) {
 }
 
 void Slot::next_after_pause() {
+  if (level_.over()) return next();
   status_ = kBetweenRequests;
   pause_.expires_after(kPauseAfterRefusal);
   pause_.async_wait([this, alive = alive_](error_code ec) {
