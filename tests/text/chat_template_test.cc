@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "support/golden.h"
 
 namespace fathom {
 namespace {
@@ -272,14 +273,12 @@ class ChatConfig : public testing::Test {
     const char* shared = std::getenv("FATHOM_SHARED");
     golden_ =
         (shared != nullptr ? std::string(shared) : std::string(FATHOM_SOURCE_DIR "/../shared")) + "/golden/tokenizer";
-    directory_ = testing::TempDir() + "chat_config";
-    std::filesystem::remove_all(directory_);
-    std::filesystem::create_directories(directory_);
   }
   void write(const std::string& name, const std::string& text) { std::ofstream(directory_ + "/" + name) << text; }
 
   std::string golden_;
-  std::string directory_;
+  TemporaryDirectory temporary_;  // ctest runs tests side by side
+  std::string directory_ = temporary_.path();
 };
 
 TEST_F(ChatConfig, PublishedV3AndWhatIsDerivedFromIt) {
