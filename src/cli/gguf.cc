@@ -3,10 +3,9 @@
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
+#include <functional>
 #include <memory>
 
-#include "base/interrupt.h"
-#include "base/progress.h"
 #include "cli/commands.h"
 #include "cli/lines.h"
 #include "cli/rewriting.h"
@@ -40,15 +39,9 @@ void run_export(ExportArguments& arguments) {
   const GgufExportPlan plan = plan_gguf_export(checkpoint, reader, arguments.options);
   print_notes(plan.notes);
   ThreadTeam team(arguments.threads);
-  std::unique_ptr<Progress> progress;
-  uint64_t shown = 0;
-  const GgufExportResult result = write_gguf(plan, team, [&](uint64_t done, uint64_t total) {
-    check_interrupt();
-    if (!progress) progress = std::make_unique<Progress>("export", total, "B");
-    progress->advance(done - shown);
-    shown = done;
-  });
-  progress.reset();
+  ByteProgress progress("export");
+  const GgufExportResult result = write_gguf(plan, team, std::ref(progress));
+  progress.finish();
   write_stdout(fmt::format("{}: {} tensors in {} file{}, {:.2f} GB, written and checked in {:.1f} s\n",
                            plan.files[0].path, result.tensors, plan.files.size(), plan.files.size() == 1 ? "" : "s",
                            static_cast<double>(result.bytes) / 1e9, result.seconds));

@@ -2,23 +2,23 @@
 
 #include <fmt/core.h>
 
-#include <memory>
+#include <functional>
 
 #include "base/interrupt.h"
-#include "base/progress.h"
 
 namespace fathom {
 
+void ByteProgress::operator()(uint64_t done, uint64_t total) {
+  check_interrupt();
+  if (!progress_) progress_ = std::make_unique<Progress>(label_, total, "B");
+  progress_->advance(done - shown_);
+  shown_ = done;
+}
+
 std::string rewrite_with_progress(const RewritePlan& plan, ThreadTeam& team, const std::string& label) {
-  std::unique_ptr<Progress> progress;
-  uint64_t shown = 0;
-  const RewriteResult result = rewrite_checkpoint(plan, team, [&](uint64_t done, uint64_t total) {
-    check_interrupt();
-    if (!progress) progress = std::make_unique<Progress>(label, total, "B");
-    progress->advance(done - shown);
-    shown = done;
-  });
-  progress.reset();
+  ByteProgress progress(label);
+  const RewriteResult result = rewrite_checkpoint(plan, team, std::ref(progress));
+  progress.finish();
   const std::string kept = result.bytes_kept == 0 ? std::string()
                                                   : fmt::format(" ({:.2f} GB of them by an earlier run)",
                                                                 static_cast<double>(result.bytes_kept) / 1e9);

@@ -72,10 +72,6 @@ void note(const std::string& text) {
   fmt::print(stderr, "fathom: {}\n", text);
 }
 
-bool is_loopback_address(const std::string& host) {
-  return host == "localhost" || host == "::1" || host.starts_with("127.");
-}
-
 void read_keys(ServeArguments& arguments) {
   ServeOptions& serve = arguments.serve;
   if (!arguments.key_file.empty()) serve.keys = read_key_file(arguments.key_file, arguments.key_limits);
@@ -86,7 +82,7 @@ void read_keys(ServeArguments& arguments) {
   }
   serve.everybody = arguments.key_limits;
   if (arguments.no_key && !serve.keys.empty()) throw_bad_input("--no-key contradicts the API keys that are given.");
-  if (serve.keys.empty() && !arguments.no_key && !is_loopback_address(serve.http.host)) {
+  if (serve.keys.empty() && !arguments.no_key && !is_loopback(serve.http.host)) {
     throw_bad_input(
         "--host {}: other machines could ask without a key; give --api-keys FILE or set {}, or say --no-key if a proxy "
         "in front asks for one.",

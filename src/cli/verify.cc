@@ -7,13 +7,13 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "base/interrupt.h"
-#include "base/progress.h"
 #include "cli/commands.h"
 #include "cli/lines.h"
+#include "cli/rewriting.h"
 
 namespace fathom {
 namespace {
@@ -92,15 +92,9 @@ int run(const VerifyArguments& arguments) {
   std::unique_ptr<Checkpoint> against;
   if (!arguments.against.empty()) against = std::make_unique<Checkpoint>(arguments.against);
   ThreadTeam team(arguments.threads);
-  std::unique_ptr<Progress> progress;
-  uint64_t shown = 0;
-  const VerifyReport report = verify_checkpoint(checkpoint, against.get(), team, [&](uint64_t done, uint64_t total) {
-    check_interrupt();
-    if (!progress) progress = std::make_unique<Progress>("verify", total, "B");
-    progress->advance(done - shown);
-    shown = done;
-  });
-  progress.reset();
+  ByteProgress progress("verify");
+  const VerifyReport report = verify_checkpoint(checkpoint, against.get(), team, std::ref(progress));
+  progress.finish();
   if (arguments.json) {
     write_stdout(json_of(report).dump(1) + "\n");
   } else {

@@ -132,10 +132,6 @@ std::string_view host_of(std::string_view text) {
   return text.substr(0, text.find(':'));
 }
 
-bool is_loopback(std::string_view host) {
-  return host == "localhost" || host == "[::1]" || host == "::1" || host.starts_with("127.");
-}
-
 bool is_json(std::string_view content_type) {
   std::string type(content_type.substr(0, content_type.find(';')));
   while (!type.empty() && type.back() == ' ') type.pop_back();
@@ -170,6 +166,10 @@ struct Call {
 };
 
 }  // namespace
+
+bool is_loopback(std::string_view host) {
+  return host == "localhost" || host == "[::1]" || host == "::1" || host.starts_with("127.");
+}
 
 struct Server::Data {
   explicit Data(ServeOptions wanted)

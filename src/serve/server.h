@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/engine.h"
@@ -12,6 +13,10 @@
 #include "serve/served_model.h"
 
 namespace fathom {
+
+/// Whether a host, as an address to listen on or as a name to be asked by, is this machine alone: localhost, 127.*,
+/// ::1.
+bool is_loopback(std::string_view host);
 
 struct ServeOptions {
   HttpServerOptions http;

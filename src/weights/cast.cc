@@ -28,30 +28,20 @@ OutputTensor copied(const SafetensorsEntry& entry, const TensorReader& reader) {
 }
 
 OutputTensor cast_to_bf16(const Checkpoint& checkpoint, const SafetensorsEntry& entry, const TensorReader& reader) {
-  const std::string scale_name = scale_name_of(entry.name);
-  if (!checkpoint.has(scale_name)) {
-    throw_bad_input("{}: {} is FP8, and its scales {} are missing", checkpoint.directory(), printable_name(entry.name),
-                    printable_name(scale_name));
-  }
+  const SafetensorsEntry& scales = scales_of(checkpoint, entry);
   const Fp8Config fp8 = checkpoint.config().fp8.value_or(Fp8Config{});
-  const SafetensorsEntry& scale = *checkpoint.place(scale_name).entry;
-  const Shape expected = scale_shape(entry.shape, fp8);
-  if (scale.dtype != DType::f32 || scale.shape != expected) {
-    throw_bad_input("{}: {}: expected float32 scales {}, found {} {}", checkpoint.directory(),
-                    printable_name(scale_name), shape_text(expected), dtype_name(scale.dtype), shape_text(scale.shape));
-  }
   OutputTensor tensor{entry.name, DType::bf16, entry.shape, {}};
   const int64_t block_rows = fp8.block_rows;
   const int64_t block_cols = fp8.block_cols;
   tensor.row_step = block_rows;
-  tensor.make = [&reader, name = entry.name, scale_name, cols = entry.shape[1], scale_cols = expected[1], block_rows,
-                 block_cols](int64_t first, int64_t count, std::byte* out) {
+  tensor.make = [&reader, name = entry.name, scale_name = scales.name, cols = entry.shape[1],
+                 scale_cols = scales.shape[1], block_rows, block_cols](int64_t first, int64_t count, std::byte* out) {
     std::vector<uint8_t> codes(static_cast<size_t>(count * cols));
     const int64_t scale_rows = (count + block_rows - 1) / block_rows;
-    std::vector<float> scales(static_cast<size_t>(scale_rows * scale_cols));
+    std::vector<float> factors(static_cast<size_t>(scale_rows * scale_cols));
     reader.read(name, first, count, reinterpret_cast<std::byte*>(codes.data()));
-    reader.read(scale_name, first / block_rows, scale_rows, reinterpret_cast<std::byte*>(scales.data()));
-    dequantize_weight_bf16(codes.data(), scales.data(), count, cols, block_rows, block_cols,
+    reader.read(scale_name, first / block_rows, scale_rows, reinterpret_cast<std::byte*>(factors.data()));
+    dequantize_weight_bf16(codes.data(), factors.data(), count, cols, block_rows, block_cols,
                            reinterpret_cast<uint16_t*>(out));
   };
   return tensor;

@@ -4,9 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <exception>
 #include <filesystem>
-#include <future>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -18,6 +16,8 @@
 #include "formats/tokenizer_json.h"
 #include "weights/gguf_names.h"
 #include "weights/gguf_tokens.h"
+#include "weights/piece_writer.h"
+#include "weights/tensor_values.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -27,7 +27,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint64_t kBatchBytes = uint64_t{64} << 20;
+constexpr uint64_t kReadBytes = uint64_t{16} << 20;
 /// Values that a thread makes at a time: 8 MB of float32, and at most as much again of what they are made from.
 constexpr int64_t kPieceValues = int64_t{1} << 21;
 constexpr uint32_t kQuantizationVersion = 2;
@@ -48,17 +48,12 @@ class RowReader {
     }
     cols_ = spec.shape.size() == 1 ? 1 : spec.shape[1];
     if (dtype_ == DType::f8_e4m3 && spec.shape.size() == 2) {
+      const SafetensorsEntry& scales = scales_of(checkpoint, entry);
       const Fp8Config fp8 = checkpoint.config().fp8.value_or(Fp8Config{});
-      scale_name_ = name_ + "_scale_inv";
+      scale_name_ = scales.name;
       block_rows_ = fp8.block_rows;
       block_cols_ = fp8.block_cols;
-      const Shape expected = scale_shape(spec.shape, fp8);
-      const SafetensorsEntry& scales = *checkpoint.place(scale_name_).entry;
-      if (scales.dtype != DType::f32 || scales.shape != expected) {
-        throw_bad_input("{}: {}: expected float32 scales {}, found {} {}", checkpoint.directory(), scale_name_,
-                        shape_text(expected), dtype_name(scales.dtype), shape_text(scales.shape));
-      }
-      scale_cols_ = expected[1];
+      scale_cols_ = scales.shape[1];
     } else if (dtype_ != DType::f32 && dtype_ != DType::bf16 && dtype_ != DType::f16) {
       throw_bad_input("{}: {}: expected F32, BF16, F16 or FP8 with scales, found {}", checkpoint.directory(), name_,
                       dtype_name(dtype_));
@@ -360,46 +355,41 @@ void distribute(std::vector<GgufOutputTensor> tensors, GgufValues values, const 
 
 // ---- Writing ----
 
-struct Piece {
-  const GgufOutputTensor* tensor;
-  int64_t first, count;
-  uint64_t padding;  ///< bytes of zero behind it
-  uint64_t bytes;    ///< padding included
-};
-
-std::vector<Piece> pieces_of(const std::vector<GgufOutputTensor>& tensors, const GgufHeader& header) {
-  std::vector<Piece> pieces;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const GgufTensor& place = header.tensors[i];
-    const int64_t at_once = std::max<int64_t>(1, kPieceValues / place.row_values());
-    for (int64_t row = 0; row < place.rows(); row += at_once) {
-      const int64_t count = std::min(at_once, place.rows() - row);
-      const uint64_t bytes = static_cast<uint64_t>(count) * place.row_bytes();
-      pieces.push_back({&tensors[i], row, count, 0, bytes});
-    }
-    // The last tensor is padded, too, as other writers do.
-    const uint64_t over = place.bytes() % header.alignment;
-    pieces.back().padding = over == 0 ? 0 : header.alignment - over;
-    pieces.back().bytes += pieces.back().padding;
-  }
-  return pieces;
-}
-
-void make_piece(const Piece& piece, std::byte* out) {
-  const GgufOutputTensor& tensor = *piece.tensor;
+/// Rows [first, first + count) of a tensor in its type, and `padding` bytes of zero behind them.
+void make_rows(const GgufOutputTensor& tensor, int64_t first, int64_t count, uint64_t padding, std::byte* out) {
   const int64_t cols = tensor.shape.back();
-  std::vector<float> values(static_cast<size_t>(piece.count * cols));
-  tensor.make(piece.first, piece.count, values.data());
+  std::vector<float> values(static_cast<size_t>(count * cols));
+  tensor.make(first, count, values.data());
   const bool wide = tensor.type == GgmlType::f32 || tensor.type == GgmlType::bf16;
   for (size_t i = 0; i < values.size(); ++i) {
     if (wide ? std::isfinite(values[i]) : std::fabs(values[i]) <= kGreatestHalf) continue;
     throw_bad_input("{}: the value {} at [{}, {}] cannot be written as {}", tensor.name, values[i],
-                    piece.first + static_cast<int64_t>(i) / cols, static_cast<int64_t>(i) % cols,
+                    first + static_cast<int64_t>(i) / cols, static_cast<int64_t>(i) % cols,
                     ggml_type_name(tensor.type));
   }
   const auto row_bytes = static_cast<size_t>(ggml_row_bytes(tensor.type, cols));
-  ggml_quantize(tensor.type, values.data(), piece.count * cols, out);
-  std::memset(out + static_cast<size_t>(piece.count) * row_bytes, 0, piece.padding);
+  ggml_quantize(tensor.type, values.data(), count * cols, out);
+  std::memset(out + static_cast<size_t>(count) * row_bytes, 0, padding);
+}
+
+std::vector<OutputPiece> pieces_of(const std::vector<GgufOutputTensor>& tensors, const GgufHeader& header) {
+  std::vector<OutputPiece> pieces;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const GgufTensor& place = header.tensors[i];
+    // The last tensor is padded, too, as other writers do.
+    const uint64_t over = place.bytes() % header.alignment;
+    const uint64_t behind = over == 0 ? 0 : header.alignment - over;
+    const int64_t at_once = std::max<int64_t>(1, kPieceValues / place.row_values());
+    for (int64_t row = 0; row < place.rows(); row += at_once) {
+      const int64_t count = std::min(at_once, place.rows() - row);
+      const uint64_t padding = row + count == place.rows() ? behind : 0;
+      pieces.push_back({static_cast<uint64_t>(count) * place.row_bytes() + padding,
+                        [&tensor = tensors[i], row, count, padding](std::byte* out) {
+                          make_rows(tensor, row, count, padding, out);
+                        }});
+    }
+  }
+  return pieces;
 }
 
 using OnBytes = std::function<void(uint64_t bytes)>;
@@ -420,45 +410,7 @@ XXH128_hash_t write_file(const std::string& path, const GgufExportPlan::File& pl
   };
   const std::string head = gguf_header_bytes(header);
   write(head.data(), head.size());
-  const std::vector<Piece> pieces = pieces_of(plan.tensors, header);
-
-  // One buffer is written while the other is filled.
-  std::vector<std::byte> buffers[2];
-  std::future<void> writing;
-  try {
-    size_t turn = 0;
-    for (size_t begin = 0; begin < pieces.size(); turn ^= 1) {
-      size_t end = begin;
-      uint64_t bytes = 0;
-      std::vector<uint64_t> offsets;
-      while (end < pieces.size() && (end == begin || bytes + pieces[end].bytes <= kBatchBytes)) {
-        offsets.push_back(bytes);
-        bytes += pieces[end++].bytes;
-      }
-      std::vector<std::byte>& buffer = buffers[turn];
-      buffer.resize(bytes);
-      std::vector<std::exception_ptr> errors(end - begin);
-      team.parallel_for(static_cast<int64_t>(end - begin), [&](int64_t i, int) {
-        const auto index = static_cast<size_t>(i);
-        try {
-          make_piece(pieces[begin + index], buffer.data() + offsets[index]);
-        } catch (...) {
-          errors[index] = std::current_exception();
-        }
-      });
-      for (const std::exception_ptr& error : errors) {
-        if (error) std::rethrow_exception(error);
-      }
-      if (writing.valid()) writing.get();
-      on_bytes(bytes);
-      writing = std::async(std::launch::async, [&write, &buffer] { write(buffer.data(), buffer.size()); });
-      begin = end;
-    }
-    if (writing.valid()) writing.get();
-  } catch (...) {
-    if (writing.valid()) writing.wait();
-    throw;
-  }
+  write_pieces(pieces_of(plan.tensors, header), team, write, on_bytes);
   file.commit();
   return XXH3_128bits_digest(&hash);
 }
@@ -466,7 +418,7 @@ XXH128_hash_t write_file(const std::string& path, const GgufExportPlan::File& pl
 XXH128_hash_t hash_file(const std::string& path, const OnBytes& on_bytes) {
   const uint64_t size = fs::file_size(path);
   const PieceReader reader(path);
-  std::vector<std::byte> buffer(std::min<uint64_t>(kBatchBytes / 4, size));
+  std::vector<std::byte> buffer(std::min<uint64_t>(kReadBytes, size));
   XXH3_state_t hash;
   XXH3_128bits_reset(&hash);
   for (uint64_t at = 0; at < size; at += buffer.size()) {
@@ -484,7 +436,7 @@ uint64_t planned_bytes(const GgufExportPlan::File& plan) {
   for (const GgufOutputTensor& tensor : plan.tensors)
     header.tensors.push_back({tensor.name, tensor.type, tensor.shape});
   uint64_t bytes = gguf_header_bytes(header).size();
-  for (const Piece& piece : pieces_of(plan.tensors, header)) bytes += piece.bytes;
+  for (const OutputPiece& piece : pieces_of(plan.tensors, header)) bytes += piece.bytes;
   return bytes;
 }
 

@@ -6,9 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <exception>
 #include <filesystem>
-#include <future>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -16,6 +14,7 @@
 #include "base/output_directory.h"
 #include "formats/json.h"
 #include "formats/safetensors.h"
+#include "weights/piece_writer.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -27,7 +26,7 @@ namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
 constexpr uint64_t kPieceBytes = uint64_t{8} << 20;
-constexpr uint64_t kBatchBytes = uint64_t{64} << 20;
+constexpr uint64_t kReadBytes = uint64_t{16} << 20;
 constexpr const char* kStateName = "rewrite.json";
 constexpr const char* kLockName = "rewrite.lock";
 
@@ -95,27 +94,22 @@ class State {
   std::map<std::string, std::string> shards_;
 };
 
-struct Piece {
-  const OutputTensor* tensor;
-  int64_t first;
-  int64_t count;
-  uint64_t bytes;
-};
-
-/// A shard's tensors in pieces, in the order of the file. Pieces between two `borders` may be made in any order.
-void split(const OutputShard& shard, std::vector<Piece>& pieces, std::vector<size_t>& borders) {
+/// A shard's tensors in pieces, in the order of the file.
+std::vector<OutputPiece> pieces_of(const OutputShard& shard) {
+  std::vector<OutputPiece> pieces;
   for (const OutputTensor& tensor : shard.tensors) {
-    if (tensor.after_previous) borders.push_back(pieces.size());
     const int64_t rows = row_count(tensor.shape);
     const uint64_t bytes = row_bytes(tensor.dtype, tensor.shape);
     int64_t at_once = bytes == 0 ? rows : static_cast<int64_t>(std::max<uint64_t>(1, kPieceBytes / bytes));
     at_once = std::max(tensor.row_step, at_once / tensor.row_step * tensor.row_step);
     for (int64_t row = 0; row < rows; row += at_once) {
       const int64_t count = std::min(at_once, rows - row);
-      pieces.push_back({&tensor, row, count, bytes * static_cast<uint64_t>(count)});
+      pieces.push_back({bytes * static_cast<uint64_t>(count),
+                        [&tensor, row, count](std::byte* out) { tensor.make(row, count, out); },
+                        tensor.after_previous && row == 0});
     }
   }
-  borders.push_back(pieces.size());
+  return pieces;
 }
 
 /// Writes one shard; the hash of its tensors' bytes.
@@ -124,56 +118,13 @@ std::string write_shard(const fs::path& path, const OutputShard& shard, ThreadTe
   std::vector<SafetensorsWriter::Declared> declared;
   for (const OutputTensor& tensor : shard.tensors) declared.push_back({tensor.name, tensor.dtype, tensor.shape});
   SafetensorsWriter writer(path.string(), declared, {{"format", "pt"}});
-  std::vector<Piece> pieces;
-  std::vector<size_t> borders;
-  split(shard, pieces, borders);
-
   XXH3_state_t hash;
   XXH3_128bits_reset(&hash);
-  // One buffer is written while the other is filled.
-  std::vector<std::byte> buffers[2];
-  std::future<void> writing;
-  const auto finish = [&] {
-    if (writing.valid()) writing.get();
+  const auto write = [&](const void* data, size_t bytes) {
+    XXH3_128bits_update(&hash, data, bytes);
+    writer.write(data, bytes);
   };
-  try {
-    size_t turn = 0;
-    for (size_t begin = 0, border = 0; begin < pieces.size(); turn ^= 1) {
-      while (borders[border] <= begin) ++border;
-      size_t end = begin;
-      uint64_t bytes = 0;
-      std::vector<uint64_t> offsets;
-      while (end < borders[border] && (end == begin || bytes + pieces[end].bytes <= kBatchBytes)) {
-        offsets.push_back(bytes);
-        bytes += pieces[end++].bytes;
-      }
-      std::vector<std::byte>& buffer = buffers[turn];
-      buffer.resize(bytes);
-      std::vector<std::exception_ptr> errors(end - begin);
-      team.parallel_for(static_cast<int64_t>(end - begin), [&](int64_t i, int) {
-        const Piece& piece = pieces[begin + static_cast<size_t>(i)];
-        try {
-          piece.tensor->make(piece.first, piece.count, buffer.data() + offsets[static_cast<size_t>(i)]);
-        } catch (...) {
-          errors[static_cast<size_t>(i)] = std::current_exception();
-        }
-      });
-      for (const std::exception_ptr& error : errors) {
-        if (error) std::rethrow_exception(error);
-      }
-      finish();
-      on_bytes(bytes);
-      writing = std::async(std::launch::async, [&writer, &hash, &buffer] {
-        XXH3_128bits_update(&hash, buffer.data(), buffer.size());
-        writer.write(buffer.data(), buffer.size());
-      });
-      begin = end;
-    }
-    finish();
-  } catch (...) {
-    if (writing.valid()) writing.wait();
-    throw;
-  }
+  write_pieces(pieces_of(shard), team, write, on_bytes);
   writer.commit();
   return hex(XXH3_128bits_digest(&hash));
 }
@@ -190,7 +141,7 @@ std::string read_shard(const fs::path& path, const OutputShard& shard,
     begin = std::min(begin, entry->begin);
   }
   const PieceReader reader(path.string());
-  std::vector<std::byte> buffer(std::min<uint64_t>(kBatchBytes / 4, file.bytes() - begin));
+  std::vector<std::byte> buffer(std::min<uint64_t>(kReadBytes, file.bytes() - begin));
   XXH3_state_t hash;
   XXH3_128bits_reset(&hash);
   for (uint64_t at = begin; at < file.bytes(); at += buffer.size()) {

@@ -43,6 +43,21 @@ bool is_scale_of_another(const Checkpoint& checkpoint, const std::string& name) 
   return name.ends_with(kScaleSuffix) && checkpoint.has(name.substr(0, name.size() - kScaleSuffix.size()));
 }
 
+const SafetensorsEntry& scales_of(const Checkpoint& checkpoint, const SafetensorsEntry& matrix) {
+  const std::string name = scale_name_of(matrix.name);
+  if (!checkpoint.has(name)) {
+    throw_bad_input("{}: {} is FP8, and its scales {} are missing", checkpoint.directory(), printable_name(matrix.name),
+                    printable_name(name));
+  }
+  const SafetensorsEntry& scales = *checkpoint.place(name).entry;
+  const Shape expected = scale_shape(matrix.shape, checkpoint.config().fp8.value_or(Fp8Config{}));
+  if (scales.dtype != DType::f32 || scales.shape != expected) {
+    throw_bad_input("{}: {}: expected float32 scales {}, found {} {}", checkpoint.directory(), printable_name(name),
+                    shape_text(expected), dtype_name(scales.dtype), shape_text(scales.shape));
+  }
+  return scales;
+}
+
 ValueReader::ValueReader(const Checkpoint& checkpoint, const TensorReader& reader, const std::string& name)
     : reader_(reader), entry_(checkpoint.place(name).entry) {
   const Shape& shape = entry_->shape;
@@ -53,23 +68,13 @@ ValueReader::ValueReader(const Checkpoint& checkpoint, const TensorReader& reade
     throw_bad_input("{}: {}: expected floating-point numbers or a matrix in F8_E4M3, found {} {}",
                     checkpoint.directory(), printable_name(name), dtype_name(dtype), shape_text(shape));
   }
-  const std::string scale_name = scale_name_of(name);
-  if (!checkpoint.has(scale_name)) {
-    throw_bad_input("{}: {} is FP8, and its scales {} are missing", checkpoint.directory(), printable_name(name),
-                    printable_name(scale_name));
-  }
+  const SafetensorsEntry& scale = scales_of(checkpoint, *entry_);
   const Fp8Config fp8 = checkpoint.config().fp8.value_or(Fp8Config{});
-  const SafetensorsEntry& scale = *checkpoint.place(scale_name).entry;
-  const Shape expected = scale_shape(shape, fp8);
-  if (scale.dtype != DType::f32 || scale.shape != expected) {
-    throw_bad_input("{}: {}: expected float32 scales {}, found {} {}", checkpoint.directory(),
-                    printable_name(scale_name), shape_text(expected), dtype_name(scale.dtype), shape_text(scale.shape));
-  }
   step_ = fp8.block_rows;
   block_cols_ = fp8.block_cols;
-  scale_cols_ = expected[1];
-  scales_.resize(static_cast<size_t>(element_count(expected)));
-  reader.read(scale_name, 0, expected[0], reinterpret_cast<std::byte*>(scales_.data()));
+  scale_cols_ = scale.shape[1];
+  scales_.resize(static_cast<size_t>(element_count(scale.shape)));
+  reader.read(scale.name, 0, scale.shape[0], reinterpret_cast<std::byte*>(scales_.data()));
 }
 
 void ValueReader::read_bytes(int64_t first, int64_t count, std::byte* to) const {

@@ -15,6 +15,10 @@ std::string scale_name_of(const std::string& weight);
 /// Whether a tensor is the scales of another one in the checkpoint.
 bool is_scale_of_another(const Checkpoint& checkpoint, const std::string& name);
 
+/// The scales of an FP8 matrix of the checkpoint: float32, one per block of its config. `bad_input` if they are missing
+/// or other than that.
+const SafetensorsEntry& scales_of(const Checkpoint& checkpoint, const SafetensorsEntry& matrix);
+
 /// Reads a tensor of a checkpoint as the numbers that it means: FP8 matrices times their scales, everything else as it
 /// is. Any number of threads at once.
 class ValueReader {

@@ -38,21 +38,6 @@ std::vector<float> values_of(const std::string& path, const std::string& name) {
   return values;
 }
 
-std::vector<float> values_of(const Checkpoint& checkpoint, const std::string& name) {
-  const TensorView view = checkpoint.tensor(name);
-  std::vector<float> values(static_cast<size_t>(view.elements()));
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (view.dtype == DType::f32) {
-      std::memcpy(&values[i], view.data + 4 * i, 4);
-    } else {
-      uint16_t bits;
-      std::memcpy(&bits, view.data + 2 * i, 2);
-      values[i] = bf16_to_f32(bits);
-    }
-  }
-  return values;
-}
-
 TEST(GgufExport, KeysOfTheModelAndItsTokenizer) {
   const TemporaryDirectory directory;
   SynthOptions synth;

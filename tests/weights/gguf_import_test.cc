@@ -20,21 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::vector<float> values_of(const Checkpoint& checkpoint, const std::string& name) {
-  const TensorView view = checkpoint.tensor(name);
-  std::vector<float> values(static_cast<size_t>(view.elements()));
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (view.dtype == DType::f32) {
-      std::memcpy(&values[i], view.data + 4 * i, 4);
-    } else {
-      uint16_t bits;
-      std::memcpy(&bits, view.data + 2 * i, 2);
-      values[i] = bf16_to_f32(bits);
-    }
-  }
-  return values;
-}
-
 double relative_rms(const std::vector<float>& a, const std::vector<float>& b) {
   EXPECT_EQ(a.size(), b.size());
   double error = 0, size = 0;

@@ -1,11 +1,30 @@
 #pragma once
+#include <cstring>
 #include <string>
+#include <vector>
 
+#include "base/number_formats.h"
 #include "weights/gguf_export.h"
 #include "weights/gguf_import.h"
 #include "weights/tiny_checkpoints.h"
 
 namespace fathom {
+
+/// The numbers of a float32 or BF16 tensor.
+inline std::vector<float> values_of(const Checkpoint& checkpoint, const std::string& name) {
+  const TensorView view = checkpoint.tensor(name);
+  std::vector<float> values(static_cast<size_t>(view.elements()));
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (view.dtype == DType::f32) {
+      std::memcpy(&values[i], view.data + 4 * i, 4);
+    } else {
+      uint16_t bits;
+      std::memcpy(&bits, view.data + 2 * i, 2);
+      values[i] = bf16_to_f32(bits);
+    }
+  }
+  return values;
+}
 
 inline GgufExportResult export_gguf(const std::string& from, const GgufExportOptions& options,
                                     std::vector<std::string>* notes = nullptr) {
