@@ -9,6 +9,17 @@ namespace {
 // a decode step, short enough that an idle program uses no processor.
 constexpr int kSpins = 4000;
 
+// The gate: loop number (15 bits) | closed | workers inside (16 bits). One word, so that a worker enters a loop only
+// while it is open, and the caller that has closed it knows of everyone inside. A number comes again after 32,768
+// loops; a worker that slept through all of them takes the loop for one that it has seen, and misses it.
+constexpr uint32_t kInside = 0xFFFF;
+constexpr uint32_t kClosed = 0x10000;
+constexpr uint32_t kLoop = 0x20000;
+
+uint32_t loop_of(uint32_t gate) {
+  return gate / kLoop;
+}
+
 void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -17,16 +28,15 @@ void pause() {
 
 }  // namespace
 
-ThreadTeam::ThreadTeam(int threads) {
+ThreadTeam::ThreadTeam(int threads) : gate_(kClosed) {
   if (threads <= 0) threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   workers_.reserve(static_cast<size_t>(threads) - 1);
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { worker(i); });
 }
 
 ThreadTeam::~ThreadTeam() {
-  stopping_ = true;
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
+  stopping_.store(true, std::memory_order_relaxed);
+  next_gate(kClosed);  // nobody enters; whoever waits looks at stopping_
   for (std::thread& thread : workers_) thread.join();
 }
 
@@ -40,19 +50,24 @@ void ThreadTeam::run(int64_t items, void* context, Function function) {
   context_ = context;
   items_ = items;
   next_.store(0, std::memory_order_relaxed);
-  running_.store(static_cast<int32_t>(workers_.size()), std::memory_order_relaxed);
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
+  next_gate(0);
   work(0);
+  // No item is left to take: whoever is not inside by now need not come.
+  gate_.fetch_or(kClosed, std::memory_order_relaxed);
   for (int spin = 0;; ++spin) {
-    const int32_t left = running_.load(std::memory_order_acquire);
-    if (left == 0) break;
+    const uint32_t emptied = emptied_.load(std::memory_order_acquire);
+    if ((gate_.load(std::memory_order_acquire) & kInside) == 0) break;
     if (spin < kSpins) {
       pause();
     } else {
-      running_.wait(left, std::memory_order_acquire);
+      emptied_.wait(emptied, std::memory_order_acquire);
     }
   }
+}
+
+void ThreadTeam::next_gate(uint32_t state) {
+  gate_.store((loop_of(gate_.load(std::memory_order_relaxed)) + 1) * kLoop + state, std::memory_order_release);
+  gate_.notify_all();
 }
 
 void ThreadTeam::work(int thread) {
@@ -69,18 +84,26 @@ void ThreadTeam::work(int thread) {
 
 void ThreadTeam::worker(int thread) {
   uint32_t seen = 0;
-  for (;;) {
-    for (int spin = 0; epoch_.load(std::memory_order_acquire) == seen; ++spin) {
+  for (int spin = 0;;) {
+    uint32_t gate = gate_.load(std::memory_order_acquire);
+    if ((gate & kClosed) != 0 || loop_of(gate) == seen) {
+      if (stopping_.load(std::memory_order_relaxed)) return;
       if (spin < kSpins) {
+        ++spin;
         pause();
       } else {
-        epoch_.wait(seen, std::memory_order_acquire);
+        gate_.wait(gate, std::memory_order_acquire);
       }
+      continue;
     }
-    ++seen;
-    if (stopping_) return;
+    if (!gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acquire)) continue;
+    seen = loop_of(gate);
     work(thread);
-    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_one();
+    if (gate_.fetch_sub(1, std::memory_order_acq_rel) - 1 == seen * kLoop + kClosed) {
+      emptied_.fetch_add(1, std::memory_order_release);
+      emptied_.notify_one();
+    }
+    spin = 0;
   }
 }
 

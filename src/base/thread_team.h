@@ -12,8 +12,9 @@ namespace fathom {
 /// A fixed set of threads that work on one loop at a time.
 ///
 /// The caller is thread 0 of the team; the others wait, spinning for a few ten microseconds after the last loop (decode
-/// starts a loop every few hundred) and then asleep. Loops do not nest and come from one thread at a time. The body
-/// must not throw.
+/// starts a loop every few hundred) and then asleep. A thread that wakes too late for a loop (another program has its
+/// processor) is not waited for: the others do its share. Loops do not nest and come from one thread at a time. The
+/// body must not throw.
 class ThreadTeam {
  public:
   /// `threads` ≥ 1; 0 means one per hardware thread.
@@ -37,6 +38,7 @@ class ThreadTeam {
   using Function = void (*)(void* context, int64_t item, int thread);
 
   void run(int64_t items, void* context, Function function);
+  void next_gate(uint32_t state);
   void work(int thread);
   void worker(int thread);
 
@@ -44,10 +46,12 @@ class ThreadTeam {
   Function function_ = nullptr;
   void* context_ = nullptr;
   int64_t items_ = 0;
-  bool stopping_ = false;
-  alignas(64) std::atomic<uint32_t> epoch_{0};   // one more for each loop; workers wait for it to move
-  alignas(64) std::atomic<int64_t> next_{0};     // next item to take
-  alignas(64) std::atomic<int32_t> running_{0};  // workers that have not finished the current loop
+  std::atomic<bool> stopping_{false};
+  // The state of the current loop: its number, whether it is closed to workers, how many are inside (thread_team.cc).
+  alignas(64) std::atomic<uint32_t> gate_;
+  alignas(64) std::atomic<int64_t> next_{0};  // next item to take
+  // Moves when the last worker leaves a closed loop: what a caller asleep waits for.
+  alignas(64) std::atomic<uint32_t> emptied_{0};
 };
 
 }  // namespace fathom

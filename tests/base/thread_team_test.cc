@@ -6,6 +6,7 @@
 #include <chrono>
 #include <memory>
 #include <numeric>
+#include <thread>
 #include <vector>
 
 namespace fathom {
@@ -53,6 +54,27 @@ INSTANTIATE_TEST_SUITE_P(Sizes, ThreadTeams, testing::Values(1, 2, 3, 8));
 TEST(ThreadTeam, DefaultIsOneThreadPerProcessor) {
   ThreadTeam team;
   EXPECT_GE(team.size(), 1);
+}
+
+// Sixteen threads on few processors: most of them wake up when a short loop is long over.
+TEST(ThreadTeam, LateWorkersNeitherMissNorRepeatItems) {
+  ThreadTeam team(16);
+  std::vector<int64_t> counts(5, 0);
+  for (int loop = 0; loop < 20000; ++loop) {
+    if (loop % 500 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    team.parallel_for(static_cast<int64_t>(counts.size()),
+                      [&](int64_t item, int) { counts[static_cast<size_t>(item)] += loop; });
+  }
+  for (int64_t count : counts) EXPECT_EQ(count, int64_t{20000} * 19999 / 2);
+}
+
+TEST(ThreadTeam, ComesAndGoesAmongLoops) {
+  for (int i = 0; i < 300; ++i) {
+    ThreadTeam team(4);
+    std::atomic<int> items{0};
+    for (int loop = 0; loop < i % 4; ++loop) team.parallel_for(8, [&](int64_t, int) { items++; });
+    EXPECT_EQ(items, i % 4 * 8);
+  }
 }
 
 TEST(ThreadTeam, ComesAndGoesWithoutWork) {
