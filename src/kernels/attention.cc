@@ -326,6 +326,8 @@ void expand_heads(const LatentDims& dims, const Weight& kv_b, const LatentSpan& 
 
 const AttentionKernels& attention_kernels() {
   switch (active_isa()) {
+    case Isa::avx512bf16:
+      return attention_kernels_avx512bf16();
     case Isa::avx512:
       return attention_kernels_avx512();
     case Isa::avx2:

@@ -33,6 +33,8 @@ size_t element_bytes(OperandForm form) {
 
 const LinearKernels& linear_kernels() {
   switch (active_isa()) {
+    case Isa::avx512bf16:
+      return linear_kernels_avx512bf16();
     case Isa::avx512:
       return linear_kernels_avx512();
     case Isa::avx2:

@@ -19,6 +19,8 @@ constexpr size_t kPiece = size_t{1} << 20;
 
 const LimitKernels& limit_kernels() {
   switch (active_isa()) {
+    case Isa::avx512bf16:
+      return limit_kernels_avx512bf16();
     case Isa::avx512:
       return limit_kernels_avx512();
     case Isa::avx2:

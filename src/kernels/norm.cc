@@ -7,6 +7,8 @@ namespace {
 
 const NormKernels& norm_kernels() {
   switch (active_isa()) {
+    case Isa::avx512bf16:
+      return norm_kernels_avx512bf16();
     case Isa::avx512:
       return norm_kernels_avx512();
     case Isa::avx2:

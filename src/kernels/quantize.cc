@@ -8,6 +8,8 @@ namespace {
 
 const QuantizeKernels& kernels() {
   switch (active_isa()) {
+    case Isa::avx512bf16:
+      return quantize_kernels_avx512bf16();
     case Isa::avx512:
       return quantize_kernels_avx512();
     case Isa::avx2:

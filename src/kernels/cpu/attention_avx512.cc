@@ -1,6 +1,7 @@
 #include "kernels/cpu/attention_generic.h"
+#include "kernels/cpu/avx512_name.h"
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <vector>
 
 #include "kernels/cpu/bf16_avx512.h"
@@ -23,9 +24,10 @@ constexpr int64_t kPairs = kPagePositions / 2;
 // while the keys pass. The sums wait in memory between passes, which changes no bit.
 constexpr int64_t kColumnPairs = 96;
 
-// Tile sizes: as many sums as hide the latency of a dot product (at least 16) and fit the registers.
+// Tile sizes: as many sums as hide the latency of a dot product (at least 16) and fit the registers, in which pairs
+// take twice the place where there is no instruction for them.
 template <int C>
-constexpr int kKeysAtOnce = C == 4   ? 6
+constexpr int kKeysAtOnce = C == 4   ? (sizeof(Bf16Pairs) == 64 ? 6 : 5)
                             : C == 3 ? 8
                             : C == 2 ? 12
                                      : 16;
@@ -49,14 +51,14 @@ inline void scores_tile_avx512(const uint16_t* const* keys, const uint16_t* quer
     }
   }
   for (int64_t pair = begin; pair < end; ++pair) {
-    __m512bh query[C];
+    Bf16Pairs query[C];
 #pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) query[c] = as_bf16(_mm512_load_si512(queries + (pair * kLanes + 16 * c) * 2));
+    for (int c = 0; c < C; ++c) query[c] = pairs_of(_mm512_load_si512(queries + (pair * kLanes + 16 * c) * 2));
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i) {
-      const __m512bh key = broadcast_pair(keys[i] + 2 * pair);
+      const Bf16Pairs key = broadcast_pair(keys[i] + 2 * pair);
 #pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) sums[i][c] = _mm512_dpbf16_ps(sums[i][c], query[c], key);
+      for (int c = 0; c < C; ++c) sums[i][c] = dot(sums[i][c], query[c], key);
     }
   }
 #pragma GCC unroll 16
@@ -70,6 +72,7 @@ inline void scores_tile_avx512(const uint16_t* const* keys, const uint16_t* quer
 // beyond the last key repeats it, and what it writes there is not read.
 template <int C>
 void scores_avx512(const PackedPage& page, const uint16_t* queries, int64_t width, int64_t count, float* scores) {
+  const DotScope scope;
   constexpr int N = kKeysAtOnce<C>;
   const int64_t pairs = (width + 1) / 2;
   for (int64_t begin = 0; begin < pairs; begin += kColumnPairs) {
@@ -102,16 +105,16 @@ inline void mix_tile_avx512(const uint16_t* values, const uint16_t* probabilitie
     for (int c = 0; c < C; ++c) sums[i][c] = _mm512_mul_ps(_mm512_load_ps(mixed + i * kLanes + 16 * c), shrink[c]);
   }
   for (int64_t pair = 0; pair < pairs; ++pair) {
-    __m512bh probability[C];
+    Bf16Pairs probability[C];
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) {
-      probability[c] = as_bf16(_mm512_load_si512(probabilities + (pair * kLanes + 16 * c) * 2));
+      probability[c] = pairs_of(_mm512_load_si512(probabilities + (pair * kLanes + 16 * c) * 2));
     }
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i) {
-      const __m512bh value = broadcast_pair(values + pair * 32 + 2 * i);
+      const Bf16Pairs value = broadcast_pair(values + pair * 32 + 2 * i);
 #pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) sums[i][c] = _mm512_dpbf16_ps(sums[i][c], probability[c], value);
+      for (int c = 0; c < C; ++c) sums[i][c] = dot(sums[i][c], probability[c], value);
     }
   }
 #pragma GCC unroll 16
@@ -532,7 +535,7 @@ bool absorb(const float* x, int64_t x_stride, int64_t T, const Weight& w, int64_
 
 }  // namespace
 
-const AttentionKernels& attention_kernels_avx512() {
+const AttentionKernels& FATHOM_AVX512(attention_kernels)() {
   static const AttentionKernels kernels = {query_bytes, page_bytes, pack_page,    pack_queries, attend_avx512,
                                            unpack,      absorb,     packs_weight, pack_weight,  rebuild};
   return kernels;
@@ -541,7 +544,7 @@ const AttentionKernels& attention_kernels_avx512() {
 }  // namespace fathom
 #else
 namespace fathom {
-const AttentionKernels& attention_kernels_avx512() {
+const AttentionKernels& FATHOM_AVX512(attention_kernels)() {
   return attention_kernels_portable();
 }
 }  // namespace fathom

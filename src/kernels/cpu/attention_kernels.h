@@ -59,6 +59,7 @@ struct AttentionKernels {
 const AttentionKernels& attention_kernels_portable();
 const AttentionKernels& attention_kernels_avx2();
 const AttentionKernels& attention_kernels_avx512();
+const AttentionKernels& attention_kernels_avx512bf16();
 const AttentionKernels& attention_kernels();  ///< of the active instruction set
 
 }  // namespace fathom

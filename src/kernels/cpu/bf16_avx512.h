@@ -7,10 +7,6 @@
 namespace fathom {
 namespace {  // included by files of one instruction set
 
-inline __m512bh as_bf16(__m512i bits) {
-  return reinterpret_cast<__m512bh>(bits);
-}
-
 // The odd and the even BF16 of a register as float32: what Bf16Dot::fma multiplies, odd ones first.
 inline __m512 odd_values(__m512i bits) {
   return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
@@ -31,11 +27,61 @@ class FlushSubnormals {
   unsigned before_;
 };
 
+// Sixteen pairs of BF16 as `dot` takes them, and dot(sum, a, b) = sum + the products of both elements of each pair.
+// Without the instruction it is what the instruction does (see Bf16Dot), in a scope of FlushSubnormals.
+#if defined(__AVX512BF16__)
+using Bf16Pairs = __m512bh;
+inline Bf16Pairs pairs_of(__m512i bits) {
+  return reinterpret_cast<__m512bh>(bits);
+}
+inline __m512 dot(__m512 sum, Bf16Pairs a, Bf16Pairs b) {
+  return _mm512_dpbf16_ps(sum, a, b);
+}
+struct DotScope {
+  DotScope() {}
+};
+#else
+struct Bf16Pairs {
+  __m512 odd, even;
+};
+inline Bf16Pairs pairs_of(__m512i bits) {
+  return {odd_values(bits), even_values(bits)};
+}
+inline __m512 dot(__m512 sum, Bf16Pairs a, Bf16Pairs b) {
+  return _mm512_fmadd_ps(a.even, b.even, _mm512_fmadd_ps(a.odd, b.odd, sum));
+}
+using DotScope = FlushSubnormals;
+#endif
+
 // The pair of BF16 at p in every lane.
-inline __m512bh broadcast_pair(const uint16_t* p) {
+inline Bf16Pairs broadcast_pair(const uint16_t* p) {
   int32_t bits;
   std::memcpy(&bits, p, sizeof(bits));
-  return as_bf16(_mm512_set1_epi32(bits));
+  return pairs_of(_mm512_set1_epi32(bits));
+}
+
+// Sixteen float32 rounded to BF16, to nearest even. Subnormal ones may become 0, and of what is not a number only that
+// it is none is kept.
+inline __m256i narrowed(__m512 values) {
+#if defined(__AVX512BF16__)
+  return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values));
+#else
+  const __m512i bits = _mm512_castps_si512(values);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i number =
+      _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc00000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(number, 16));
+#endif
+}
+
+// The same of two registers, `first` in the lower half.
+inline __m512i narrowed(__m512 first, __m512 last) {
+#if defined(__AVX512BF16__)
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(last, first));
+#else
+  return _mm512_inserti64x4(_mm512_castsi256_si512(narrowed(first)), narrowed(last), 1);
+#endif
 }
 
 // Columns of a row as float32, of each 32 the odd ones first; behind the last one zeros up to a multiple of 32.

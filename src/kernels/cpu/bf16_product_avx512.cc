@@ -76,22 +76,25 @@ inline void add_products_fp8(const TileRows<R>& rows, const uint8_t* table, int6
     const auto step = [&](auto load) {
 #pragma GCC unroll 4
       for (int r0 = 0; r0 < R; r0 += kTogether) {
-        __m512bh first[kTogether];
-        __m512bh last[kTogether];
+        Bf16Pairs first[kTogether];
+        Bf16Pairs last[kTogether];
 #pragma GCC unroll 2
         for (int r = 0; r < kTogether; ++r) {
           const std::byte* at = rows.at[r0 + r] + k;
           if (ahead != 0) _mm_prefetch(reinterpret_cast<const char*>(at) + ahead, _MM_HINT_T0);
-          decoder.decode(load(at), &first[r], &last[r]);
+          __m512i values[2];
+          decoder.decode(load(at), &values[0], &values[1]);
+          first[r] = pairs_of(values[0]);
+          last[r] = pairs_of(values[1]);
         }
 #pragma GCC unroll 4
         for (int t = 0; t < N; ++t) {
-          const __m512bh x0 = as_bf16(_mm512_loadu_si512(x[t] + k));
-          const __m512bh x1 = as_bf16(_mm512_loadu_si512(x[t] + k + 32));
+          const Bf16Pairs x0 = pairs_of(_mm512_loadu_si512(x[t] + k));
+          const Bf16Pairs x1 = pairs_of(_mm512_loadu_si512(x[t] + k + 32));
 #pragma GCC unroll 2
           for (int r = 0; r < kTogether; ++r) {
-            sums[r0 + r][t] = _mm512_dpbf16_ps(sums[r0 + r][t], first[r], x0);
-            sums[r0 + r][t] = _mm512_dpbf16_ps(sums[r0 + r][t], last[r], x1);
+            sums[r0 + r][t] = dot(sums[r0 + r][t], first[r], x0);
+            sums[r0 + r][t] = dot(sums[r0 + r][t], last[r], x1);
           }
         }
       }
@@ -121,18 +124,18 @@ inline void add_products_bf16(const TileRows<R>& rows, const uint16_t* const* x,
                               const Ahead& ahead, __m512 (&sums)[R][N]) {
   int64_t k = begin;
   const auto step = [&](auto load) {
-    __m512bh values[R];
+    Bf16Pairs values[R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const std::byte* at = rows.at[r] + 2 * k;
       if (ahead.rows != 0) _mm_prefetch(reinterpret_cast<const char*>(at) + ahead.rows, _MM_HINT_T0);
-      values[r] = as_bf16(load(at));
+      values[r] = pairs_of(load(at));
     }
 #pragma GCC unroll 6
     for (int t = 0; t < N; ++t) {
-      const __m512bh xs = as_bf16(_mm512_loadu_si512(x[t] + k));
+      const Bf16Pairs xs = pairs_of(_mm512_loadu_si512(x[t] + k));
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) sums[r][t] = _mm512_dpbf16_ps(sums[r][t], values[r], xs);
+      for (int r = 0; r < R; ++r) sums[r][t] = dot(sums[r][t], values[r], xs);
     }
   };
   const auto whole = [](const std::byte* at) { return _mm512_loadu_si512(at); };
@@ -245,6 +248,7 @@ void stream_rows(const Weight& w, const uint8_t* tables, int64_t row, int64_t en
 template <bool kFp8>
 void stream_products(const Weight& w, int64_t row_begin, int64_t row_end, const uint16_t* const* x, int64_t T,
                      float* const* y) {
+  const DotScope scope;
   constexpr int64_t kElement = kFp8 ? 1 : 2;
   // The four runs of FP8 share their tables, so they lie in one row of blocks.
   const int64_t step = kFp8 ? w.block_rows : 128;
@@ -281,11 +285,11 @@ thread_local CastBlock cast_block;
 // Rows [row, end) and columns [begin, stop) of FP8 weights as BF16, four rows at a time so that they share the tables.
 void cast_rows(const Weight& w, int64_t row, int64_t end, int64_t begin, int64_t stop, uint16_t* out) {
   const auto store = [](const E4m3Decoder& decoder, __m512i codes, uint16_t* to) {
-    __m512bh first;
-    __m512bh last;
+    __m512i first;
+    __m512i last;
     decoder.decode(codes, &first, &last);
-    _mm512_store_si512(to, reinterpret_cast<__m512i>(first));
-    _mm512_store_si512(to + 32, reinterpret_cast<__m512i>(last));
+    _mm512_store_si512(to, first);
+    _mm512_store_si512(to + 32, last);
   };
   const int64_t first_block = begin / w.block_cols;
   while (row < end) {
@@ -441,6 +445,7 @@ void wide_products(const Weight& w, int64_t row_begin, int64_t row_end, const ui
 template <bool kFp8>
 void block_products(const Weight& w, int64_t row_begin, int64_t row_end, const uint16_t* const* x, int64_t T,
                     float* const* y) {
+  const DotScope scope;
   constexpr int64_t kElement = kFp8 ? 1 : 2;
   const int64_t K = w.cols;
   const Groups groups(T, kTileTokens<false>);
@@ -500,8 +505,8 @@ void products(const Weight& w, int64_t row_begin, int64_t row_end, const uint16_
 
 }  // namespace
 
-void bf16_rows_avx512(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
-                      int64_t row_end, float* y, int64_t y_stride) {
+void FATHOM_AVX512(bf16_rows)(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w,
+                              int64_t row_begin, int64_t row_end, float* y, int64_t y_stride) {
   const bool fp8 = w.dtype == DType::f8_e4m3;
   cast_tables.forget();
   for (int64_t t0 = 0; t0 < T; t0 += kMostTokens) {

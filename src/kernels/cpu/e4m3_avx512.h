@@ -33,7 +33,7 @@ constexpr E4m3Magnitudes kE4m3Magnitudes = e4m3_magnitudes();
 inline void make_e4m3_table(float scale, uint8_t* table) {
   for (int i = 0; i < 8; ++i) {
     const __m512 value = _mm512_mul_ps(_mm512_load_ps(kE4m3Magnitudes.values + 16 * i), _mm512_set1_ps(scale));
-    const auto bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value));
+    const auto bits = narrowed(value);
     _mm_store_si128(reinterpret_cast<__m128i*>(table + 16 * i), _mm256_cvtepi16_epi8(bits));
     _mm_store_si128(reinterpret_cast<__m128i*>(table + 128 + 16 * i), _mm256_cvtepi16_epi8(_mm256_srli_epi16(bits, 8)));
   }
@@ -46,16 +46,16 @@ struct E4m3Decoder {
       : low{_mm512_load_si512(table), _mm512_load_si512(table + 64)},
         high{_mm512_load_si512(table + 128), _mm512_load_si512(table + 192)} {}
 
-  // 64 codes → their values in order: first 32, last 32. Two look-ups (vpermi2b reads seven bits of an index, so the
-  // sign needs no masking away), the sign merged in, and two unpacks, which take alternating eights of the codes:
+  // 64 codes → their values in order, BF16: first 32, last 32. Two look-ups (vpermi2b reads seven bits of an index, so
+  // the sign needs no masking away), the sign merged in, and two unpacks, which take alternating eights of the codes:
   // hence the order that the codes are put into first.
-  void decode(__m512i codes, __m512bh* first, __m512bh* last) const {
+  void decode(__m512i codes, __m512i* first, __m512i* last) const {
     codes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), codes);
     const __m512i l = _mm512_permutex2var_epi8(low[0], codes, low[1]);
     __m512i h = _mm512_permutex2var_epi8(high[0], codes, high[1]);
     h = _mm512_ternarylogic_epi32(h, codes, _mm512_set1_epi8(static_cast<char>(0x80)), 0x78);  // h ^ (codes & 0x80)
-    *first = as_bf16(_mm512_unpacklo_epi8(l, h));
-    *last = as_bf16(_mm512_unpackhi_epi8(l, h));
+    *first = _mm512_unpacklo_epi8(l, h);
+    *last = _mm512_unpackhi_epi8(l, h);
   }
 };
 

@@ -48,12 +48,12 @@ void fp8_tile(const uint16_t* const* x, const float* const* x_scale, const Weigh
       for (int r = 0; r < R; ++r) {
         const __m512i codes = end - k >= 64 ? _mm512_loadu_si512(rows[r] + k)
                                             : _mm512_maskz_loadu_epi8((__mmask64{1} << (end - k)) - 1, rows[r] + k);
-        __m512bh first;
-        __m512bh last;
+        __m512i first;
+        __m512i last;
         decoder.decode(codes, &first, &last);
         for (int t = 0; t < T; ++t) {
-          sum[r][t] = _mm512_dpbf16_ps(sum[r][t], first, as_bf16(_mm512_loadu_si512(x[t] + k)));
-          sum[r][t] = _mm512_dpbf16_ps(sum[r][t], last, as_bf16(_mm512_loadu_si512(x[t] + k + 32)));
+          sum[r][t] = dot(sum[r][t], pairs_of(first), pairs_of(_mm512_loadu_si512(x[t] + k)));
+          sum[r][t] = dot(sum[r][t], pairs_of(last), pairs_of(_mm512_loadu_si512(x[t] + k + 32)));
         }
       }
     }
@@ -93,6 +93,7 @@ void fp8_rows(const uint16_t* const* x, const float* const* x_scale, const Weigh
 
 void fp8_rows_by_instruction(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w,
                              int64_t row_begin, int64_t row_end, float* y, int64_t y_stride) {
+  const DotScope scope;
   constexpr int kTokens = 6;
   for (int64_t t0 = 0; t0 < T;) {
     const int64_t n = T - t0 >= kTokens ? kTokens : 1;
@@ -183,13 +184,13 @@ constexpr WideTile kWideTiles[2][kWideTokens + 1] = {{nullptr, wide_tile<1, 1>, 
 void widen_codes(const E4m3Decoder& decoder, const std::byte* codes, int64_t cols, float* out) {
   for (int64_t k = 0; k < cols; k += 64) {
     const __mmask64 mask = cols - k >= 64 ? ~__mmask64{0} : (__mmask64{1} << (cols - k)) - 1;
-    __m512bh first;
-    __m512bh last;
+    __m512i first;
+    __m512i last;
     decoder.decode(_mm512_maskz_loadu_epi8(mask, codes + k), &first, &last);
-    _mm512_store_ps(out + k, odd_values(reinterpret_cast<__m512i>(first)));
-    _mm512_store_ps(out + k + 16, even_values(reinterpret_cast<__m512i>(first)));
-    _mm512_store_ps(out + k + 32, odd_values(reinterpret_cast<__m512i>(last)));
-    _mm512_store_ps(out + k + 48, even_values(reinterpret_cast<__m512i>(last)));
+    _mm512_store_ps(out + k, odd_values(first));
+    _mm512_store_ps(out + k + 16, even_values(first));
+    _mm512_store_ps(out + k + 32, odd_values(last));
+    _mm512_store_ps(out + k + 48, even_values(last));
   }
 }
 
@@ -238,8 +239,8 @@ void fp8_rows_widened(const OperandView& x, const int32_t* row_index, int64_t T,
 
 }  // namespace
 
-void fp8_rows_avx512(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
-                     int64_t row_end, float* y, int64_t y_stride) {
+void FATHOM_AVX512(fp8_rows)(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w,
+                             int64_t row_begin, int64_t row_end, float* y, int64_t y_stride) {
   const bool widened = T >= kWideTokens && active_bf16_dot() == Bf16Dot::fma;
   widened ? fp8_rows_widened(x, row_index, T, w, row_begin, row_end, y, y_stride)
           : fp8_rows_by_instruction(x, row_index, T, w, row_begin, row_end, y, y_stride);

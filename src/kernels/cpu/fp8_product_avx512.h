@@ -1,4 +1,5 @@
 #pragma once
+#include "kernels/cpu/avx512_name.h"
 #include "kernels/linear.h"
 
 namespace fathom {
@@ -8,7 +9,7 @@ namespace fathom {
 ///
 /// Order of a sum: in a group of 128 columns lane i of 16 holds the pairs of columns 2 i (mod 32); a group's lanes are
 /// added to the lanes of the total, times both scales; at the end lanes as 8 + 8, 4 + 4, 2 + 2, 1 + 1.
-void fp8_rows_avx512(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& weight, int64_t row_begin,
-                     int64_t row_end, float* y, int64_t y_stride);
+void FATHOM_AVX512(fp8_rows)(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& weight,
+                             int64_t row_begin, int64_t row_end, float* y, int64_t y_stride);
 
 }  // namespace fathom

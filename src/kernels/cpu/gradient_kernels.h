@@ -28,5 +28,6 @@ struct GradientKernels {
 const GradientKernels& gradient_kernels_portable();
 const GradientKernels& gradient_kernels_avx2();
 const GradientKernels& gradient_kernels_avx512();
+const GradientKernels& gradient_kernels_avx512bf16();
 
 }  // namespace fathom

@@ -1,8 +1,9 @@
+#include "kernels/cpu/avx512_name.h"
 #include "kernels/cpu/gradient_generic.h"
 
 namespace fathom {
 
-const GradientKernels& gradient_kernels_avx512() {
+const GradientKernels& FATHOM_AVX512(gradient_kernels)() {
 #if defined(__AVX512F__)
   static const GradientKernels kernels = make_gradient_kernels<Avx512Vector>();
   return kernels;

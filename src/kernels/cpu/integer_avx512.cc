@@ -1,3 +1,4 @@
+#include "kernels/cpu/avx512_name.h"
 #include "kernels/cpu/integer_kernels.h"
 
 #if defined(__x86_64__)
@@ -484,7 +485,7 @@ void pack_rows_avx512(const Weight& from, int64_t row_begin, int64_t row_end, co
 
 }  // namespace
 
-const IntegerKernels& integer_kernels_avx512() {
+const IntegerKernels& FATHOM_AVX512(integer_kernels)() {
   static const IntegerKernels kernels = {linear_tiles<Avx512Tiles>, linear_rows_f32_generic<Avx512Vec>,
                                          pack_rows_avx512, quantize_activation_avx512};
   return kernels;
@@ -493,7 +494,7 @@ const IntegerKernels& integer_kernels_avx512() {
 }  // namespace fathom
 #else
 namespace fathom {
-const IntegerKernels& integer_kernels_avx512() {
+const IntegerKernels& FATHOM_AVX512(integer_kernels)() {
   return integer_kernels_portable();
 }
 }  // namespace fathom

@@ -17,5 +17,6 @@ struct LimitKernels {
 const LimitKernels& limit_kernels_portable();
 const LimitKernels& limit_kernels_avx2();
 const LimitKernels& limit_kernels_avx512();
+const LimitKernels& limit_kernels_avx512bf16();
 
 }  // namespace fathom

@@ -1,3 +1,4 @@
+#include "kernels/cpu/avx512_name.h"
 #include "kernels/cpu/limit_kernels.h"
 
 #if defined(__x86_64__)
@@ -43,6 +44,7 @@ float f32(int64_t rounds) {
   return _mm512_reduce_add_ps(_mm512_castsi512_ps(sum));
 }
 
+#if defined(__AVX512BF16__)
 float bf16(int64_t rounds) {
   const __m512i a = _mm512_set1_epi16(0x3f80);
   const __m512i b = _mm512_set1_epi16(0x3c00);
@@ -50,6 +52,9 @@ float bf16(int64_t rounds) {
   FATHOM_RATE_LOOP("vdpbf16ps");
   return _mm512_reduce_add_ps(_mm512_castsi512_ps(sum));
 }
+#else
+constexpr float (*bf16)(int64_t) = nullptr;
+#endif
 
 float int8(int64_t rounds) {
   const __m512i a = _mm512_set1_epi8(3);
@@ -63,7 +68,7 @@ float int8(int64_t rounds) {
 
 }  // namespace
 
-const LimitKernels& limit_kernels_avx512() {
+const LimitKernels& FATHOM_AVX512(limit_kernels)() {
   static const LimitKernels kernels = {read, f32, bf16, int8, kSums * 16 * 2, kSums * 32 * 2, kSums * 64 * 2};
   return kernels;
 }
@@ -71,7 +76,7 @@ const LimitKernels& limit_kernels_avx512() {
 }  // namespace fathom
 #else
 namespace fathom {
-const LimitKernels& limit_kernels_avx512() {
+const LimitKernels& FATHOM_AVX512(limit_kernels)() {
   return limit_kernels_portable();
 }
 }  // namespace fathom

@@ -1,3 +1,4 @@
+#include "kernels/cpu/avx512_name.h"
 #include "kernels/cpu/bf16_product_avx512.h"
 #include "kernels/cpu/fp8_product_avx512.h"
 #include "kernels/cpu/linear_generic.h"
@@ -34,9 +35,9 @@ void linear_rows_avx512(const OperandView& x, const int32_t* row_index, int64_t 
   if (x.form == OperandForm::f32) {
     linear_rows_generic<Avx512Vec>(x, row_index, T, w, row_begin, row_end, y, y_stride);
   } else if (x.scales != nullptr) {
-    fp8_rows_avx512(x, row_index, T, w, row_begin, row_end, y, y_stride);
+    FATHOM_AVX512(fp8_rows)(x, row_index, T, w, row_begin, row_end, y, y_stride);
   } else {
-    bf16_rows_avx512(x, row_index, T, w, row_begin, row_end, y, y_stride);
+    FATHOM_AVX512(bf16_rows)(x, row_index, T, w, row_begin, row_end, y, y_stride);
   }
 }
 
@@ -51,7 +52,7 @@ OperandForm operand_form(const Weight& w, OperandRounding rounding) {
 
 }  // namespace
 
-const LinearKernels& linear_kernels_avx512() {
+const LinearKernels& FATHOM_AVX512(linear_kernels)() {
   static const LinearKernels kernels = {linear_rows_avx512, linear_transposed_rows_generic<Avx512Vec>, operand_form};
   return kernels;
 }
@@ -59,7 +60,7 @@ const LinearKernels& linear_kernels_avx512() {
 }  // namespace fathom
 #else
 namespace fathom {
-const LinearKernels& linear_kernels_avx512() {
+const LinearKernels& FATHOM_AVX512(linear_kernels)() {
   return linear_kernels_portable();
 }
 }  // namespace fathom

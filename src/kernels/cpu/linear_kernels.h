@@ -19,6 +19,7 @@ struct LinearKernels {
 const LinearKernels& linear_kernels_portable();
 const LinearKernels& linear_kernels_avx2();
 const LinearKernels& linear_kernels_avx512();
+const LinearKernels& linear_kernels_avx512bf16();
 const LinearKernels& linear_kernels();  ///< of the active instruction set
 
 }  // namespace fathom

@@ -19,5 +19,6 @@ struct NormKernels {
 const NormKernels& norm_kernels_portable();
 const NormKernels& norm_kernels_avx2();
 const NormKernels& norm_kernels_avx512();
+const NormKernels& norm_kernels_avx512bf16();
 
 }  // namespace fathom

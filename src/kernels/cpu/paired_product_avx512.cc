@@ -1,4 +1,4 @@
-#include "kernels/cpu/paired_product_avx512.h"
+#include "kernels/cpu/paired_product_kernels.h"
 
 #include <algorithm>
 
@@ -6,6 +6,7 @@
 #include <immintrin.h>
 
 #include "base/number_formats.h"
+#include "kernels/cpu/avx512_name.h"
 #include "kernels/cpu/bf16_avx512.h"
 #include "kernels/cpu/isa.h"
 
@@ -71,17 +72,18 @@ inline void finish_sums(const TileRows& rows, const float* scales, __mmask16 mas
 template <bool scaled, int R, int V>
 void tile(const TileRows& rows, int64_t pair_stride, const uint16_t* block, const float* scales, int64_t pairs,
           __mmask16 mask, bool add) {
+  const DotScope scope;
   __m512 sums[R][V];
   begin_sums<scaled>(rows, mask, add, sums);
   for (int64_t p = 0; p < pairs; ++p) {
-    __m512bh right[V];
+    Bf16Pairs right[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) right[v] = as_bf16(_mm512_load_si512(block + p * kCols * 2 + 32 * v));
+    for (int v = 0; v < V; ++v) right[v] = pairs_of(_mm512_load_si512(block + p * kCols * 2 + 32 * v));
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
-      const __m512bh value = broadcast_pair(rows.left[r] + p * pair_stride);
+      const Bf16Pairs value = broadcast_pair(rows.left[r] + p * pair_stride);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], right[v], value);
+      for (int v = 0; v < V; ++v) sums[r][v] = dot(sums[r][v], right[v], value);
     }
   }
   finish_sums<scaled>(rows, scales, mask, add, sums);
@@ -230,9 +232,7 @@ inline __m512i interleave(__m256i first, __m256i second) {
 
 struct FromF32 {
   using Element = float;
-  static __m256i load(const float* x, __mmask16 mask) {
-    return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, x)));
-  }
+  static __m256i load(const float* x, __mmask16 mask) { return narrowed(_mm512_maskz_loadu_ps(mask, x)); }
 };
 struct FromBf16 {
   using Element = uint16_t;
@@ -257,11 +257,9 @@ void pair_rows_of(const void* data, int64_t stride, const int32_t* index, int64_
   }
 }
 
-}  // namespace
-
-void paired_product_avx512(const PairedLeft& left, const PairedScales* scales, int64_t rows, const uint16_t* right,
-                           int64_t right_cols, int64_t pairs, int64_t begin, int64_t end, float* y, int64_t y_stride,
-                           const int32_t* y_index, bool accumulate) {
+void multiply(const PairedLeft& left, const PairedScales* scales, int64_t rows, const uint16_t* right,
+              int64_t right_cols, int64_t pairs, int64_t begin, int64_t end, float* y, int64_t y_stride,
+              const int32_t* y_index, bool accumulate) {
   const bool wide = active_bf16_dot() == Bf16Dot::fma;
   const int64_t step = scales != nullptr || wide ? kGroupPairs : kPairs;
   for (int64_t c = begin; c < end; c += kCols) {
@@ -320,8 +318,8 @@ void paired_product_avx512(const PairedLeft& left, const PairedScales* scales, i
   }
 }
 
-void pair_rows_avx512(DType from, const void* x, int64_t x_stride, const int32_t* index, int64_t rows, int64_t cols,
-                      int64_t pair_begin, int64_t pair_end, uint16_t* out) {
+void pair(DType from, const void* x, int64_t x_stride, const int32_t* index, int64_t rows, int64_t cols,
+          int64_t pair_begin, int64_t pair_end, uint16_t* out) {
   if (from == DType::bf16) {
     pair_rows_of<FromBf16>(x, x_stride, index, rows, cols, pair_begin, pair_end, out);
   } else {
@@ -329,8 +327,7 @@ void pair_rows_avx512(DType from, const void* x, int64_t x_stride, const int32_t
   }
 }
 
-void narrow_rows_avx512(const float* x, int64_t x_stride, int64_t rows, int64_t cols, uint16_t* out,
-                        int64_t out_stride) {
+void narrow(const float* x, int64_t x_stride, int64_t rows, int64_t cols, uint16_t* out, int64_t out_stride) {
   for (int64_t r = 0; r < rows; ++r, x += x_stride, out += out_stride) {
     int64_t c = 0;
     for (; c + 16 <= cols; c += 16) {
@@ -341,6 +338,13 @@ void narrow_rows_avx512(const float* x, int64_t x_stride, int64_t rows, int64_t 
       _mm256_mask_storeu_epi16(out + c, mask, FromF32::load(x + c, mask));
     }
   }
+}
+
+}  // namespace
+
+const PairedProductKernels& FATHOM_AVX512(paired_product_kernels)() {
+  static const PairedProductKernels kernels = {multiply, pair, narrow};
+  return kernels;
 }
 
 }  // namespace fathom

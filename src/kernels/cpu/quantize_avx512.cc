@@ -1,8 +1,9 @@
+#include "kernels/cpu/avx512_name.h"
 #include "kernels/cpu/quantize_generic.h"
 
 namespace fathom {
 
-const QuantizeKernels& quantize_kernels_avx512() {
+const QuantizeKernels& FATHOM_AVX512(quantize_kernels)() {
   return kQuantizeKernels;
 }
 

@@ -23,5 +23,6 @@ struct QuantizeKernels {
 const QuantizeKernels& quantize_kernels_portable();
 const QuantizeKernels& quantize_kernels_avx2();
 const QuantizeKernels& quantize_kernels_avx512();
+const QuantizeKernels& quantize_kernels_avx512bf16();
 
 }  // namespace fathom

@@ -18,7 +18,9 @@
 
 #include "base/number_formats.h"
 
-#if defined(__AVX2__) || defined(__AVX512F__)
+#if defined(__AVX512F__)
+#include "kernels/cpu/bf16_avx512.h"
+#elif defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -244,24 +246,21 @@ struct Avx512Vector {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   static F load_f16_n(const uint16_t* p, int n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask(n), p)); }
-  // vcvtneps2bf16 turns subnormals to zero and writes other NaNs; where there are none it is a third of the work.
+  // The instruction turns subnormals to zero and writes other NaNs; where there are none it is a third of the work.
   static __m256i to_bf16(F a) {
     constexpr int kNanOrSubnormal = 0x01 | 0x20 | 0x80;
-    if (_mm512_fpclass_ps_mask(a, kNanOrSubnormal) == 0) return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a));
+    if (_mm512_fpclass_ps_mask(a, kNanOrSubnormal) == 0) return narrowed(a);
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(round_bf16(a)), 16));
   }
   static void store_bf16(uint16_t* p, F a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16(a)); }
   static void store_bf16_n(uint16_t* p, F a, int n) { _mm256_mask_storeu_epi16(p, mask(n), to_bf16(a)); }
-  static void store_bf16_operand(uint16_t* p, F a, int n) {
-    _mm256_mask_storeu_epi16(p, mask(n), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a)));
-  }
+  static void store_bf16_operand(uint16_t* p, F a, int n) { _mm256_mask_storeu_epi16(p, mask(n), narrowed(a)); }
   static void store_bf16_pairs(uint16_t* p, F a, F b, int n) {
     // Element 2 i is value i of a, 2 i + 1 that of b.
     const __m512i evens =
         _mm512_cvtepu16_epi32(_mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
     const __m512i order = _mm512_or_si512(evens, _mm512_slli_epi32(_mm512_add_epi32(evens, _mm512_set1_epi32(16)), 16));
-    const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
-    _mm512_mask_storeu_epi32(p, mask(n), _mm512_permutexvar_epi16(order, both));
+    _mm512_mask_storeu_epi32(p, mask(n), _mm512_permutexvar_epi16(order, narrowed(a, b)));
   }
   static F add(F a, F b) { return _mm512_add_ps(a, b); }
   static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
