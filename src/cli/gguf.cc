@@ -42,9 +42,8 @@ void run_export(ExportArguments& arguments) {
   ByteProgress progress("export");
   const GgufExportResult result = write_gguf(plan, team, std::ref(progress));
   progress.finish();
-  write_stdout(fmt::format("{}: {} tensors in {} file{}, {:.2f} GB, written and checked in {:.1f} s\n",
-                           plan.files[0].path, result.tensors, plan.files.size(), plan.files.size() == 1 ? "" : "s",
-                           static_cast<double>(result.bytes) / 1e9, result.seconds));
+  write_stdout(written_line(plan.files[0].path, result.tensors, plan.files.size(), result.bytes, result.bytes_kept,
+                            result.seconds));
 }
 
 struct ImportArguments {
@@ -90,7 +89,8 @@ void add_export(CLI::App& group, int& exit_code) {
       "Example: fathom gguf export --type q4_k DeepSeek-V3 deepseek-v3-q4_k.gguf\n"
       "\n"
       "Works in a few hundred MB of memory, whatever the checkpoint's size. The files are read again and compared\n"
-      "before they get their names.");
+      "before they get their names. A run that was stopped leaves OUT.partial, and the same command goes on from "
+      "there.");
   command.callback([arguments, &exit_code] {
     run_export(*arguments);
     exit_code = 0;

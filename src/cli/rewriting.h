@@ -23,8 +23,12 @@ class ByteProgress {
   uint64_t shown_ = 0;
 };
 
-/// Runs a plan with a progress bar on a terminal; Ctrl-C stops it between two pieces. The result is a line that says
-/// what was written.
+/// A line that says what was written: "OUT: 12 tensors in 2 files, 1.20 GB (0.40 GB of them by an earlier run), ...".
+std::string written_line(const std::string& out, int64_t tensors, size_t files, uint64_t bytes, uint64_t bytes_kept,
+                         double seconds);
+
+/// Runs a plan with a progress bar on a terminal; Ctrl-C stops it between two pieces. The result is a
+/// `written_line`.
 std::string rewrite_with_progress(const RewritePlan& plan, ThreadTeam& team, const std::string& label);
 
 }  // namespace fathom

@@ -1,25 +1,12 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "base/hash.h"
+
 namespace fathom {
-
-/// The finaliser of splitmix64 (Steele, Lea, Flood 2014): a good hash of one word.
-inline uint64_t mix64(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
-/// FNV-1a, 64 bits.
-inline uint64_t hash_text(std::string_view text) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (const char character : text) hash = (hash ^ static_cast<uint8_t>(character)) * 0x100000001b3u;
-  return hash;
-}
 
 /// splitmix64: the same numbers on every machine for a seed. The standard library's distributions are not.
 class Random {

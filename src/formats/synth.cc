@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/interrupt.h"
 #include "base/number_formats.h"
 #include "base/output_directory.h"
@@ -28,21 +29,12 @@ using ordered_json = nlohmann::ordered_json;
 
 // ---- Random numbers: word i of a tensor is a function of (seed, name, i), so no order of writing matters. ----
 
-/// The finaliser of splitmix64 (Steele, Lea, Flood 2014).
-uint64_t mix(uint64_t value) {
-  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
-  value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
-  return value ^ (value >> 31);
-}
-
 uint64_t tensor_key(uint64_t seed, std::string_view name) {
-  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
-  for (char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  return mix(hash ^ mix(seed + 0x9e3779b97f4a7c15u));
+  return mix64(hash_text(name) ^ mix64(seed + 0x9e3779b97f4a7c15u));
 }
 
 uint64_t random_word(uint64_t key, uint64_t index) {
-  return mix(key + (index + 1) * 0x9e3779b97f4a7c15u);
+  return mix64(key + (index + 1) * 0x9e3779b97f4a7c15u);
 }
 
 /// The value below which a share p of a normal distribution lies. Acklam's rational approximation and one step of

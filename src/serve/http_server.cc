@@ -633,7 +633,8 @@ class Network {
   void stop_accepting();
   bool wait_until_idle(milliseconds limit);
 
-  HttpAnswer refusal(int status, std::string_view sentence) const;
+  /// The answer to a request that no handler answers, after `on_refusal` has heard of it.
+  HttpAnswer refusal(const HttpRequest& request, int status, std::string_view sentence) const;
   void remove(const std::shared_ptr<Connection>& connection);
 
   const HttpServerOptions options;
@@ -919,7 +920,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     try {
       refusal = network_.on_head ? network_.on_head(request_) : std::nullopt;
     } catch (...) {
-      refusal = network_.refusal(500, "the server failed at this request");
+      refusal = network_.refusal(request_, 500, "the server failed at this request");
     }
     if (refusal) return answer(std::move(*refusal), parser_->has_body());
     if (!parser_->has_body()) return dispatch();
@@ -961,16 +962,17 @@ class Connection : public std::enable_shared_from_this<Connection> {
     const std::shared_ptr<Exchange> exchange = exchange_;
     auto reply = std::make_shared<Reply>(exchange, network_.options.most_unsent);
     try {
-      network_.on_request(std::move(request_), std::move(reply));
+      network_.on_request(std::exchange(request_, {}), std::move(reply));
     } catch (...) {
       exchange->drop();
     }
+    request_.peer = peer_;  // who it was is known to the last
     if (eof_ && exchange->pending()) close();
   }
 
   void refuse(const Refusal& refusal) { refuse(refusal.status, refusal.sentence); }
   /// Where the next request would begin is not known after this: the connection ends.
-  void refuse(int status, std::string_view sentence) { answer(network_.refusal(status, sentence), true); }
+  void refuse(int status, std::string_view sentence) { answer(network_.refusal(request_, status, sentence), true); }
 
   void answer(HttpAnswer answer, bool close_after) {
     if (!exchange_) exchange_ = std::make_shared<Exchange>(this, true, request_.method == "HEAD", !network_.stopping);
@@ -1010,7 +1012,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         case Exchange::Phase::whole:
           return finish_reply();
         case Exchange::Phase::dropped:
-          exchange_->answer(network_.refusal(500, "the server failed at this request"));
+          exchange_->answer(network_.refusal(request_, 500, "the server failed at this request"));
           break;
         case Exchange::Phase::broken:
           return linger();
@@ -1261,7 +1263,12 @@ void Network::remove(const std::shared_ptr<Connection>& connection) {
   accept_next();
 }
 
-HttpAnswer Network::refusal(int status, std::string_view sentence) const {
+HttpAnswer Network::refusal(const HttpRequest& request, int status, std::string_view sentence) const {
+  try {
+    if (options.on_refusal) options.on_refusal(request, status);
+  } catch (...) {
+    // The client gets its answer whether or not somebody could write that down.
+  }
   HttpAnswer answer;
   try {
     if (options.word_refusal) {

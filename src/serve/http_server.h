@@ -75,6 +75,9 @@ struct HttpServerOptions {
   /// A refusal that has no handler to word it (400, 408, 413, 417, 431, 500, 501, 505), as the headers and the body of
   /// its reply; without it the sentence is the body, as plain text. Runs on the network's thread.
   std::function<HttpAnswer(int status, std::string_view sentence)> word_refusal;
+  /// Hears of each of these before its reply is sent: what is known of the request, at least the peer. Runs on the
+  /// network's thread.
+  std::function<void(const HttpRequest& request, int status)> on_refusal;
 };
 
 /// An HTTP/1.1 server on one thread of its own: it parses, times and limits connections and leaves the meaning of

@@ -5,6 +5,7 @@
 #include <ctime>
 #include <filesystem>
 
+#include "base/hash.h"
 #include "constrain/tool_grammar.h"
 #include "engine/generation_config.h"
 #include "engine/model_identity.h"
@@ -20,9 +21,7 @@ std::string directory_name(const std::string& directory) {
 }
 
 std::string fingerprint_of(const std::string& text) {
-  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
-  for (const char character : text) hash = (hash ^ static_cast<uint8_t>(character)) * 0x100000001b3u;
-  return fmt::format("fp_{:016x}", hash);
+  return fmt::format("fp_{:016x}", hash_text(text));
 }
 
 }  // namespace

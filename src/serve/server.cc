@@ -182,6 +182,10 @@ struct Server::Data {
     http_options.word_refusal = [](int status, std::string_view sentence) {
       return HttpAnswer{status, {{"content-type", "application/json"}}, error_body(status, sentence)};
     };
+    http_options.on_refusal = [this](const HttpRequest& head, int status) {
+      metrics.count_request("refused", status);
+      log_refusal(head, status);
+    };
     http = std::make_unique<HttpServer>(
         http_options, [this](const HttpRequest& head) { return refuse(head); },
         [this](HttpRequest request, std::shared_ptr<HttpReply> reply) { take(std::move(request), std::move(reply)); });

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "formats/json.h"
 #include "text/control_tokens.h"
 #include "text/tool_calls.h"
@@ -311,19 +312,9 @@ class JinjaNormalizer {
   std::string out_;
 };
 
-/// FNV-1a, 64 bits: tells a published template from an edited one; it is no defence against forgery, and need not be,
-/// since a recognised template only selects one of the renderings of this file.
-uint64_t fingerprint(std::string_view text) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (const char character : text) {
-    hash = (hash ^ static_cast<uint8_t>(character)) * 0x100000001b3u;
-  }
-  return hash;
-}
-
 struct KnownTemplate {
-  size_t bytes;  // of the normalised text
-  uint64_t hash;
+  size_t bytes;   // of the normalised text
+  uint64_t hash;  // `hash_text`: a template that is taken for another only chooses one of the renderings of this file
   ChatFormat format;
 };
 
@@ -441,7 +432,7 @@ TokenizerConfig read_tokenizer_config(const std::string& directory) {
 std::optional<ChatFormat> recognise_chat_template(std::string_view jinja) {
   const std::optional<std::string> text = JinjaNormalizer(jinja).run();
   if (!text) return std::nullopt;
-  const uint64_t hash = fingerprint(*text);
+  const uint64_t hash = hash_text(*text);
   for (const KnownTemplate& known : known_templates) {
     if (known.hash == hash && known.bytes == text->size()) return known.format;
   }

@@ -4,6 +4,7 @@
 #include <pcre2.h>
 
 #include <array>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -60,6 +61,23 @@ pcre2_match_data* thread_match_data() {
   return data.get();
 }
 
+struct FreeMatchContext {
+  void operator()(pcre2_match_context* context) const { pcre2_match_context_free(context); }
+};
+
+/// Without a limit of steps: PCRE2's own of ten million is less than what a run of as many blanks takes, which is given
+/// back one by one where no line end follows. The patterns are this file's, and none of them looks at a character more
+/// than a few times, so a long text takes time in proportion and not more.
+pcre2_match_context* match_context() {
+  static const std::unique_ptr<pcre2_match_context, FreeMatchContext> context = [] {
+    std::unique_ptr<pcre2_match_context, FreeMatchContext> made(pcre2_match_context_create(nullptr));
+    if (!made) throw_failure("Out of memory for a regular expression match.");
+    pcre2_set_match_limit(made.get(), std::numeric_limits<uint32_t>::max());
+    return made;
+  }();
+  return context.get();
+}
+
 std::string pcre_message(int code) {
   std::array<PCRE2_UCHAR, 160> text{};
   pcre2_get_error_message(code, text.data(), text.size());
@@ -102,10 +120,10 @@ struct PreTokenizer::Step {
     pcre2_match_data* data = thread_match_data();
     const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
     // The text was validated before it came here.
-    int result = jit ? pcre2_jit_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, data, nullptr)
-                     : pcre2_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, data, nullptr);
+    int result = jit ? pcre2_jit_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, data, match_context())
+                     : pcre2_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, data, match_context());
     if (result == PCRE2_ERROR_JIT_STACKLIMIT) {
-      result = pcre2_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data, nullptr);
+      result = pcre2_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data, match_context());
     }
     if (result == PCRE2_ERROR_NOMATCH) return false;
     if (result < 0) throw_failure("Splitting a text of {} bytes failed: {}.", text.size(), pcre_message(result));

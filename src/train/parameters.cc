@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/number_formats.h"
 #include "formats/safetensors.h"
 #include "kernels/gradients.h"
@@ -94,18 +95,10 @@ void load_tensor(const Checkpoint& checkpoint, const Parameter& parameter, float
 }
 
 // Random numbers as a function of (seed, name, index): splitmix64 (Steele, Lea, Flood 2014) behind FNV-1a.
-uint64_t mix(uint64_t value) {
-  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
-  value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
-  return value ^ (value >> 31);
-}
-
 void fill_normal(uint64_t seed, const std::string& name, double deviation, int64_t n, float* out) {
-  uint64_t key = 0xcbf29ce484222325u;
-  for (char c : name) key = (key ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  key = mix(key ^ mix(seed + 0x9e3779b97f4a7c15u));
+  const uint64_t key = mix64(hash_text(name) ^ mix64(seed + 0x9e3779b97f4a7c15u));
   const auto uniform = [&](int64_t i) {  // in (0, 1)
-    const uint64_t word = mix(key + (static_cast<uint64_t>(i) + 1) * 0x9e3779b97f4a7c15u);
+    const uint64_t word = mix64(key + (static_cast<uint64_t>(i) + 1) * 0x9e3779b97f4a7c15u);
     return (static_cast<double>(word >> 11) + 0.5) * 0x1p-53;
   };
   // Box and Muller: a pair of uniform numbers gives a pair of normal ones.

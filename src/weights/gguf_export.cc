@@ -9,18 +9,17 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/file.h"
+#include "base/growing_file.h"
 #include "base/number_formats.h"
-#include "base/output_directory.h"
 #include "formats/json.h"
 #include "formats/tensor_table.h"
 #include "formats/tokenizer_json.h"
 #include "weights/gguf_names.h"
 #include "weights/gguf_tokens.h"
+#include "weights/partial_output.h"
 #include "weights/piece_writer.h"
 #include "weights/tensor_values.h"
-
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 namespace fathom {
 namespace {
@@ -394,50 +393,127 @@ std::vector<OutputPiece> pieces_of(const std::vector<GgufOutputTensor>& tensors,
 
 using OnBytes = std::function<void(uint64_t bytes)>;
 
-/// Writes one file; the hash of all its bytes.
-XXH128_hash_t write_file(const std::string& path, const GgufExportPlan::File& plan, ThreadTeam& team,
-                         const OnBytes& on_bytes) {
-  GgufHeader header;
-  header.values = plan.values;
-  for (const GgufOutputTensor& tensor : plan.tensors)
-    header.tensors.push_back({tensor.name, tensor.type, tensor.shape});
-  XXH3_state_t hash;
-  XXH3_128bits_reset(&hash);
-  OutputFile file(path);
-  const auto write = [&](const void* data, size_t bytes) {
-    XXH3_128bits_update(&hash, data, bytes);
-    file.write(data, bytes);
-  };
-  const std::string head = gguf_header_bytes(header);
-  write(head.data(), head.size());
-  write_pieces(pieces_of(plan.tensors, header), team, write, on_bytes);
-  file.commit();
-  return XXH3_128bits_digest(&hash);
-}
-
-XXH128_hash_t hash_file(const std::string& path, const OnBytes& on_bytes) {
-  const uint64_t size = fs::file_size(path);
-  const PieceReader reader(path);
-  std::vector<std::byte> buffer(std::min<uint64_t>(kReadBytes, size));
-  XXH3_state_t hash;
-  XXH3_128bits_reset(&hash);
-  for (uint64_t at = 0; at < size; at += buffer.size()) {
-    const uint64_t bytes = std::min<uint64_t>(buffer.size(), size - at);
-    reader.read(at, buffer.data(), bytes);
-    XXH3_128bits_update(&hash, buffer.data(), bytes);
-    on_bytes(bytes);
+/// A file as it will be: its head, the pieces behind it, and its size.
+struct Layout {
+  explicit Layout(const GgufExportPlan::File& file) : name(fs::path(file.path).filename().string()) {
+    GgufHeader header;
+    header.values = file.values;
+    for (const GgufOutputTensor& tensor : file.tensors) {
+      header.tensors.push_back({tensor.name, tensor.type, tensor.shape});
+    }
+    head = gguf_header_bytes(header);
+    pieces = pieces_of(file.tensors, header);
+    bytes = head.size();
+    for (const OutputPiece& piece : pieces) bytes += piece.bytes;
   }
-  return XXH3_128bits_digest(&hash);
+  std::string growing_name() const { return name + ".partial"; }  ///< until it is whole
+
+  std::string name, head;
+  std::vector<OutputPiece> pieces;
+  uint64_t bytes = 0;
+};
+
+uint64_t end_of(const std::vector<WrittenSegment>& segments) {
+  return segments.empty() ? 0 : segments.back().end;
 }
 
-uint64_t planned_bytes(const GgufExportPlan::File& plan) {
-  GgufHeader header;
-  header.values = plan.values;
-  for (const GgufOutputTensor& tensor : plan.tensors)
-    header.tensors.push_back({tensor.name, tensor.type, tensor.shape});
-  uint64_t bytes = gguf_header_bytes(header).size();
-  for (const OutputPiece& piece : pieces_of(plan.tensors, header)) bytes += piece.bytes;
-  return bytes;
+uint64_t size_of(const fs::path& path) {
+  std::error_code error;
+  const uint64_t bytes = fs::file_size(path, error);
+  return error ? 0 : bytes;
+}
+
+bool is_whole(const PartialOutput& partial, const Layout& file) {
+  return end_of(partial.segments(file.name)) == file.bytes && size_of(partial.path(file.name)) == file.bytes;
+}
+
+/// What an earlier run wrote of a file and this one keeps: as far as the disk has it (a crash of the machine may have
+/// taken some), and up to the end of a piece (which another version may have made of another size).
+std::vector<WrittenSegment> kept_segments(const PartialOutput& partial, const Layout& file) {
+  std::vector<WrittenSegment> segments = partial.segments(file.name);
+  if (is_whole(partial, file)) return segments;
+  const uint64_t size = size_of(partial.path(file.growing_name()));
+  std::vector<uint64_t> ends = {file.head.size()};
+  for (const OutputPiece& piece : file.pieces) ends.push_back(ends.back() + piece.bytes);
+  const auto usable = [&](uint64_t end) { return end <= size && std::binary_search(ends.begin(), ends.end(), end); };
+  while (!segments.empty() && !usable(segments.back().end)) segments.pop_back();
+  return segments;
+}
+
+/// Writes what is missing of one file.
+void write_file(PartialOutput& partial, const Layout& file, uint64_t record_bytes, ThreadTeam& team,
+                const OnBytes& on_bytes) {
+  std::vector<WrittenSegment> segments = kept_segments(partial, file);
+  on_bytes(end_of(segments));
+  if (is_whole(partial, file)) return;
+  uint64_t written = end_of(segments);
+  std::vector<OutputPiece> missing;
+  uint64_t begin = file.head.size();
+  for (const OutputPiece& piece : file.pieces) {
+    if (begin >= written) missing.push_back(piece);
+    begin += piece.bytes;
+  }
+  GrowingFile out(partial.path(file.growing_name()).string(), written);
+  ContentHash hash;
+  const auto record = [&] {
+    if (written == end_of(segments)) return;
+    out.sync();  // first the bytes, then the word that they are there
+    segments.push_back({written, hash.take()});
+    partial.set_segments(file.name, segments);
+  };
+  const auto write = [&](const void* data, size_t bytes) {
+    out.write(data, bytes);
+    hash.update(data, bytes);
+    written += bytes;
+    if (written - end_of(segments) >= record_bytes) record();
+  };
+  try {
+    if (written == 0) {
+      write(file.head.data(), file.head.size());
+      on_bytes(file.head.size());
+    }
+    write_pieces(missing, team, write, on_bytes, std::min(uint64_t{64} << 20, record_bytes));
+  } catch (...) {
+    try {
+      record();
+    } catch (...) {
+      // The first failure is the one to be told; a later run begins at what was recorded before.
+    }
+    throw;
+  }
+  record();
+  std::error_code error;
+  fs::rename(partial.path(file.growing_name()), partial.path(file.name), error);
+  if (error) throw_failure("{}: cannot get its name, {}", partial.path(file.name).string(), error.message());
+}
+
+/// Reads a file again. One that does not hold what was written is cut before the first segment that differs, for the
+/// next run to go on from there.
+void check_file(PartialOutput& partial, const Layout& file, const OnBytes& on_bytes) {
+  const std::string path = partial.path(file.name).string();
+  const uint64_t size = size_of(path);
+  const PieceReader reader(path);
+  std::vector<std::byte> buffer(std::min<uint64_t>(kReadBytes, file.bytes));
+  ContentHash hash;
+  std::vector<WrittenSegment> good;
+  for (const WrittenSegment& segment : partial.segments(file.name)) {
+    if (size < segment.end) break;
+    for (uint64_t at = end_of(good); at < segment.end;) {
+      const uint64_t bytes = std::min<uint64_t>(buffer.size(), segment.end - at);
+      reader.read(at, buffer.data(), bytes);
+      hash.update(buffer.data(), bytes);
+      at += bytes;
+      on_bytes(bytes);
+    }
+    const bool last = segment.end == file.bytes;
+    if (hash.take() != segment.hash || (last && size != segment.end)) break;
+    good.push_back(segment);
+  }
+  if (end_of(good) == file.bytes) return;
+  partial.set_segments(file.name, good);
+  std::error_code error;
+  fs::rename(path, partial.path(file.growing_name()), error);
+  throw_failure("{}: the file does not hold what was written into it; repeat the command to write it again", path);
 }
 
 }  // namespace
@@ -449,6 +525,9 @@ GgufExportPlan plan_gguf_export(const Checkpoint& checkpoint, const TensorReader
   check_config(checkpoint.directory(), config);
   GgufExportPlan plan;
   plan.out = options.out;
+  plan.identity = fmt::format("gguf export, type {}, {} MTP, split {}\n{}", ggml_type_name(options.type),
+                              options.mtp ? "with" : "without", options.split_bytes,
+                              source_identity(checkpoint.directory(), checkpoint.files()));
   const bool mtp = options.mtp && config.num_nextn_predict_layers > 0;
   if (options.mtp && !mtp) {
     throw_bad_input("{}: --mtp: the checkpoint has no MTP layer (num_nextn_predict_layers is 0)",
@@ -492,37 +571,51 @@ GgufExportResult write_gguf(const GgufExportPlan& plan, ThreadTeam& team,
                             const std::function<void(uint64_t done, uint64_t total)>& on_progress) {
   const auto start = std::chrono::steady_clock::now();
   GgufExportResult result;
+  std::vector<Layout> files;
+  ContentHash heads;
   for (const GgufExportPlan::File& file : plan.files) {
-    if (file_exists(file.path)) throw_bad_input("{}: expected no file of this name, found one", file.path);
-    result.bytes += planned_bytes(file);
+    files.emplace_back(file);
+    heads.update(files.back().head.data(), files.back().head.size());
     result.tensors += std::ssize(file.tensors);
   }
-  const uint64_t free = free_disk_bytes(plan.out);
-  if (result.bytes > free) {
-    throw_failure("{}: {:.2f} GB are to be written, and the disk has {:.2f} GB free", plan.out,
-                  static_cast<double>(result.bytes) / 1e9, static_cast<double>(free) / 1e9);
+  PartialOutput partial(fs::absolute(plan.out).lexically_normal(), plan.identity + "\nheads " + heads.take());
+
+  // A run that was stopped while it gave files their names leaves some with it.
+  std::vector<bool> has_name;
+  for (size_t i = 0; i < files.size(); ++i) {
+    const std::string& path = plan.files[i].path;
+    has_name.push_back(partial.checked() && !fs::exists(partial.path(files[i].name)) && file_exists(path) &&
+                       size_of(path) == files[i].bytes);
+    if (!has_name[i] && file_exists(path)) {
+      partial.remove_if_unused();
+      throw_bad_input("{}: expected no file of this name, found one", path);
+    }
+    result.bytes += files[i].bytes;
+    result.bytes_kept += has_name[i] ? files[i].bytes : end_of(kept_segments(partial, files[i]));
   }
-  const PartialDirectory partial(fs::absolute(plan.out).lexically_normal());
+  partial.require_free(result.bytes - result.bytes_kept);
+
   uint64_t done = 0;
   const auto advance = [&](uint64_t bytes) {
     done += bytes;
     if (on_progress) on_progress(done, 2 * result.bytes);
   };
-  const auto place = [&](const GgufExportPlan::File& file) {
-    return (partial.path() / fs::path(file.path).filename()).string();
-  };
-  std::vector<XXH128_hash_t> hashes;
-  for (const GgufExportPlan::File& file : plan.files) hashes.push_back(write_file(place(file), file, team, advance));
-  for (size_t i = 0; i < plan.files.size(); ++i) {
-    if (XXH128_isEqual(hash_file(place(plan.files[i]), advance), hashes[i]) == 0) {
-      throw_failure("{}: the file does not hold what was written into it", place(plan.files[i]));
-    }
+  for (size_t i = 0; i < files.size(); ++i) {
+    has_name[i] ? advance(files[i].bytes) : write_file(partial, files[i], plan.record_bytes, team, advance);
   }
-  for (const GgufExportPlan::File& file : plan.files) {
+  for (size_t i = 0; i < files.size(); ++i) {
+    has_name[i] ? advance(files[i].bytes) : check_file(partial, files[i], advance);
+  }
+  partial.set_checked();
+  for (size_t i = 0; i < files.size(); ++i) {
+    if (has_name[i]) continue;
     std::error_code error;
-    fs::rename(place(file), file.path, error);
-    if (error) throw_failure("{}: cannot get its name, {}", file.path, error.message());
+    fs::rename(partial.path(files[i].name), plan.files[i].path, error);
+    if (error) throw_failure("{}: cannot get its name, {}", plan.files[i].path, error.message());
   }
+  partial.remove_records();
+  std::error_code ignored;  // a file that somebody else put there keeps the directory
+  fs::remove(partial.directory(), ignored);
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }

@@ -27,6 +27,9 @@ struct GgufOutputTensor {
 
 struct GgufExportPlan {
   std::string out;
+  /// The command, its options and the source (see `source_identity`); with the files' heads it decides about all bytes.
+  std::string identity;
+  uint64_t record_bytes = uint64_t{256} << 20;  ///< so much is written before it is recorded, for a run that goes on
   struct File {
     std::string path;
     GgufValues values;
@@ -51,17 +54,21 @@ GgufExportPlan plan_gguf_export(const Checkpoint& checkpoint, const TensorReader
 
 struct GgufExportResult {
   uint64_t bytes = 0;
+  uint64_t bytes_kept = 0;  ///< of these, written by an earlier run
   int64_t tensors = 0;
   double seconds = 0;
 };
 
 /// Writes the plan's files into `OUT.partial`, a directory, reads them again and compares with what was computed, and
 /// gives them their names. Memory does not depend on the sizes of tensors or files: two buffers of 64 MB, and 16 MB a
-/// thread. A run that fails or is stopped leaves nothing.
+/// thread.
 ///
-/// `bad_input` if a file of that name is there, or a value is not finite or, for other types than f32 and bf16, larger
-/// than 65504; `failure` if the disk cannot hold the files (before anything is written), a write fails, or a file does
-/// not read back as it was written. `on_progress` hears bytes written and checked, of twice the plan's, and may throw.
+/// A run that ends early leaves `OUT.partial` behind, and the same plan goes on from the last bytes that it recorded
+/// there: all of them if the run could say that it ends, at most `record_bytes` and two buffers less if it was killed.
+/// Errors: `bad_input` if a file of that name is there, OUT.partial is another plan's or in use, or a value is not
+/// finite or, for other types than f32 and bf16, larger than 65504; `failure` if the disk cannot hold what is missing
+/// (before anything is written), a write fails, or a file does not read back as it was written. `on_progress` hears
+/// bytes written and checked, of twice the plan's, and may throw to stop.
 GgufExportResult write_gguf(const GgufExportPlan& plan, ThreadTeam& team,
                             const std::function<void(uint64_t done, uint64_t total)>& on_progress = {});
 

@@ -7,8 +7,7 @@ namespace fathom {
 
 void write_pieces(const std::vector<OutputPiece>& pieces, ThreadTeam& team,
                   const std::function<void(const void* data, size_t bytes)>& write,
-                  const std::function<void(uint64_t bytes)>& on_bytes) {
-  constexpr uint64_t kBatchBytes = uint64_t{64} << 20;
+                  const std::function<void(uint64_t bytes)>& on_bytes, uint64_t batch_bytes) {
   std::vector<std::byte> buffers[2];
   std::future<void> writing;
   try {
@@ -18,7 +17,7 @@ void write_pieces(const std::vector<OutputPiece>& pieces, ThreadTeam& team,
       uint64_t bytes = 0;
       std::vector<uint64_t> offsets;
       while (end < pieces.size() &&
-             (end == begin || (!pieces[end].after_all && bytes + pieces[end].bytes <= kBatchBytes))) {
+             (end == begin || (!pieces[end].after_all && bytes + pieces[end].bytes <= batch_bytes))) {
         offsets.push_back(bytes);
         bytes += pieces[end++].bytes;
       }

@@ -1,9 +1,5 @@
 #include "weights/rewrite.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
@@ -12,12 +8,9 @@
 
 #include "base/error.h"
 #include "base/output_directory.h"
-#include "formats/json.h"
 #include "formats/safetensors.h"
+#include "weights/partial_output.h"
 #include "weights/piece_writer.h"
-
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 namespace fathom {
 namespace {
@@ -27,73 +20,6 @@ using nlohmann::ordered_json;
 
 constexpr uint64_t kPieceBytes = uint64_t{8} << 20;
 constexpr uint64_t kReadBytes = uint64_t{16} << 20;
-constexpr const char* kStateName = "rewrite.json";
-constexpr const char* kLockName = "rewrite.lock";
-
-std::string hex(XXH128_hash_t hash) {
-  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
-}
-
-/// Keeps a second run out of a directory as long as it lives.
-class DirectoryLock {
- public:
-  explicit DirectoryLock(const fs::path& path) : path_(path) {
-    descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (descriptor_ < 0) throw_failure("{}: cannot be created, {}", path.string(), std::strerror(errno));
-    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
-      ::close(descriptor_);
-      throw_bad_input("{}: another run is writing this directory", path.parent_path().string());
-    }
-  }
-  ~DirectoryLock() { ::close(descriptor_); }
-  DirectoryLock(const DirectoryLock&) = delete;
-  DirectoryLock& operator=(const DirectoryLock&) = delete;
-  void remove() const { ::unlink(path_.c_str()); }
-
- private:
-  fs::path path_;
-  int descriptor_;
-};
-
-/// Which shards of OUT.partial are whole, and the hash of their tensors' bytes.
-class State {
- public:
-  State(const fs::path& directory, const std::string& identity)
-      : path_((directory / kStateName).string()), identity_(identity) {
-    if (!file_exists(path_)) return;
-    const nlohmann::json json = read_json_file(path_);
-    if (!json.is_object() || !json.contains("identity") || json["identity"] != identity) {
-      throw_bad_input(
-          "{}: left over from another command or another checkpoint; remove it, or repeat that command to finish it",
-          directory.string());
-    }
-    for (const auto& [file, hash] : json.at("shards").items()) shards_[file] = hash.get<std::string>();
-  }
-  const std::string* hash(const std::string& file) const {
-    const auto found = shards_.find(file);
-    return found == shards_.end() ? nullptr : &found->second;
-  }
-  void add(const std::string& file, const std::string& hash) {
-    shards_[file] = hash;
-    write();
-  }
-  void forget(const std::string& file) {
-    shards_.erase(file);
-    write();
-  }
-  void write() const {
-    OutputFile file(path_);
-    file.write(ordered_json{{"identity", identity_}, {"shards", shards_}}.dump(1));
-    file.commit();
-  }
-  void remove() const { fs::remove(path_); }
-
- private:
-  std::string path_;
-  std::string identity_;
-  std::map<std::string, std::string> shards_;
-};
-
 /// A shard's tensors in pieces, in the order of the file.
 std::vector<OutputPiece> pieces_of(const OutputShard& shard) {
   std::vector<OutputPiece> pieces;
@@ -118,15 +44,14 @@ std::string write_shard(const fs::path& path, const OutputShard& shard, ThreadTe
   std::vector<SafetensorsWriter::Declared> declared;
   for (const OutputTensor& tensor : shard.tensors) declared.push_back({tensor.name, tensor.dtype, tensor.shape});
   SafetensorsWriter writer(path.string(), declared, {{"format", "pt"}});
-  XXH3_state_t hash;
-  XXH3_128bits_reset(&hash);
+  ContentHash hash;
   const auto write = [&](const void* data, size_t bytes) {
-    XXH3_128bits_update(&hash, data, bytes);
+    hash.update(data, bytes);
     writer.write(data, bytes);
   };
   write_pieces(pieces_of(shard), team, write, on_bytes);
   writer.commit();
-  return hex(XXH3_128bits_digest(&hash));
+  return hash.take();
 }
 
 /// The hash of a shard's tensors' bytes as the file has them.
@@ -142,15 +67,14 @@ std::string read_shard(const fs::path& path, const OutputShard& shard,
   }
   const PieceReader reader(path.string());
   std::vector<std::byte> buffer(std::min<uint64_t>(kReadBytes, file.bytes() - begin));
-  XXH3_state_t hash;
-  XXH3_128bits_reset(&hash);
+  ContentHash hash;
   for (uint64_t at = begin; at < file.bytes(); at += buffer.size()) {
     const uint64_t bytes = std::min<uint64_t>(buffer.size(), file.bytes() - at);
     reader.read(at, buffer.data(), bytes);
-    XXH3_128bits_update(&hash, buffer.data(), bytes);
+    hash.update(buffer.data(), bytes);
     on_bytes(bytes);
   }
-  return hex(XXH3_128bits_digest(&hash));
+  return hash.take();
 }
 
 void copy_companions(const RewritePlan& plan, const fs::path& directory) {
@@ -206,31 +130,18 @@ RewriteResult rewrite_checkpoint(const RewritePlan& plan, ThreadTeam& team,
                                  const std::function<void(uint64_t done, uint64_t total)>& on_progress) {
   const auto start = std::chrono::steady_clock::now();
   const fs::path out = require_new_directory(plan.out);
-  const fs::path partial = out.string() + ".partial";
-  make_directories(partial.string());
-  const DirectoryLock lock(partial / kLockName);
-  State state(partial, plan.identity);
+  PartialOutput partial(out, plan.identity);
+  const auto is_written = [&](const OutputShard& shard) {
+    return !partial.segments(shard.file).empty() && file_exists(partial.path(shard.file).string());
+  };
 
   RewriteResult result;
   for (const OutputShard& shard : plan.shards) {
     result.bytes += shard.bytes();
     result.tensors += std::ssize(shard.tensors);
-    if (state.hash(shard.file) != nullptr && file_exists((partial / shard.file).string())) {
-      result.bytes_kept += shard.bytes();
-    }
+    if (is_written(shard)) result.bytes_kept += shard.bytes();
   }
-  const uint64_t missing = result.bytes - result.bytes_kept;
-  const uint64_t free = free_disk_bytes(partial.string());
-  if (missing > free) {
-    if (result.bytes_kept == 0) {
-      lock.remove();
-      std::error_code ignored;
-      fs::remove(partial, ignored);
-    }
-    throw_failure("{}: {:.2f} GB are to be written, and the disk has {:.2f} GB free", plan.out,
-                  static_cast<double>(missing) / 1e9, static_cast<double>(free) / 1e9);
-  }
-  state.write();
+  partial.require_free(result.bytes - result.bytes_kept);
 
   uint64_t done = 0;
   const auto advance = [&](uint64_t bytes) {
@@ -238,23 +149,23 @@ RewriteResult rewrite_checkpoint(const RewritePlan& plan, ThreadTeam& team,
     if (on_progress) on_progress(done, 2 * result.bytes);
   };
   for (const OutputShard& shard : plan.shards) {
-    if (state.hash(shard.file) != nullptr && file_exists((partial / shard.file).string())) {
+    if (is_written(shard)) {
       advance(shard.bytes());
       continue;
     }
-    state.add(shard.file, write_shard(partial / shard.file, shard, team, advance));
+    const std::string hash = write_shard(partial.path(shard.file), shard, team, advance);
+    partial.set_segments(shard.file, {{shard.bytes(), hash}});
   }
   for (const OutputShard& shard : plan.shards) {
-    if (read_shard(partial / shard.file, shard, advance) == *state.hash(shard.file)) continue;
-    state.forget(shard.file);  // the next run writes it again
+    if (read_shard(partial.path(shard.file), shard, advance) == partial.segments(shard.file).back().hash) continue;
+    partial.forget(shard.file);
     throw_failure("{}: the file does not hold what was written into it; repeat the command to write it again",
-                  (partial / shard.file).string());
+                  partial.path(shard.file).string());
   }
-  copy_companions(plan, partial);
-  state.remove();
-  lock.remove();
+  copy_companions(plan, partial.directory());
+  partial.remove_records();
   std::error_code error;
-  fs::rename(partial, out, error);
+  fs::rename(partial.directory(), out, error);
   if (error) throw_failure("{}: cannot get its name, {}", out.string(), error.message());
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
@@ -263,17 +174,16 @@ RewriteResult rewrite_checkpoint(const RewritePlan& plan, ThreadTeam& team,
 std::string source_identity(const std::string& directory, const std::vector<std::unique_ptr<SafetensorsFile>>& files) {
   std::string text = fs::absolute(directory).lexically_normal().string();
   for (const auto& file : files) {
-    XXH3_state_t hash;
-    XXH3_128bits_reset(&hash);
+    ContentHash hash;
     for (const SafetensorsEntry& entry : file->entries()) {
       const std::string line =
           fmt::format("{} {} {} {}\n", entry.name, dtype_name(entry.dtype), entry.begin, entry.end);
-      XXH3_128bits_update(&hash, line.data(), line.size());
+      hash.update(line.data(), line.size());
     }
     std::error_code error;
     const auto written = fs::last_write_time(file->path(), error).time_since_epoch().count();
-    text += fmt::format("\n{} {} {} {}", fs::path(file->path()).filename().string(), file->bytes(), written,
-                        hex(XXH3_128bits_digest(&hash)));
+    text +=
+        fmt::format("\n{} {} {} {}", fs::path(file->path()).filename().string(), file->bytes(), written, hash.take());
   }
   return text;
 }

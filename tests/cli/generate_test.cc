@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/run_fathom.h"
+#include "support/sanitizer.h"
 
 namespace fathom {
 namespace {
@@ -302,6 +303,16 @@ TEST_F(ResumeTest, PlacesThatCannotBeWrittenAreASentence) {
     EXPECT_EQ(result.exit_code, 1) << result.err;
     EXPECT_NE(result.err.find(place), std::string::npos) << result.err;
   }
+}
+
+TEST(GenerateCommand, ALongRunOfBlanksIsTooLongAPromptAndNoFailure) {
+  const TemporaryDirectory directory;
+  const size_t blanks = kSanitized ? 1'000'000 : 11'000'000;
+  write_text(directory.file("prompt.jsonl"), nlohmann::json{{"prompt", std::string(blanks, ' ')}}.dump() + "\n");
+  const FathomRun run = run_fathom({"generate", "--model", FATHOM_SOURCE_DIR "/models/fathom-tiny", "--input-file",
+                                    directory.file("prompt.jsonl"), "-n", "1"});
+  EXPECT_EQ(run.exit_code, 2);
+  EXPECT_NE(run.err.find("the context only"), std::string::npos) << run.err;
 }
 
 }  // namespace

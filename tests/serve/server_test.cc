@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <map>
+#include <mutex>
 #include <thread>
 
 #include "serve/tiny_server.h"
 #include "support/errors.h"
+#include "support/sanitizer.h"
 
 namespace fathom {
 namespace {
@@ -326,6 +329,16 @@ TEST_F(ServerApi, RefusesByName) {
   expect_error(server().post("/v1/embeddings", {{"input", "x"}}), 400, "", "no embeddings");
 }
 
+TEST_F(ServerApi, SplitsALongRunOfBlanks) {
+  // More than the ten million steps at which PCRE2 gives up by itself.
+  const std::string blanks(kSanitized ? 1'000'000 : 11'000'000, ' ');
+  const RawReply reply = server().post("/tokenize", {{"prompt", blanks}});
+  ASSERT_EQ(reply.status, 200) << reply.body.substr(0, 300);
+  EXPECT_GT(Json::parse(reply.body)["count"].get<int64_t>(), 1);
+  expect_error(server().post("/v1/chat/completions", chat(blanks + "x")), 400, "messages",
+               "the context of this server holds 1024");
+}
+
 TEST_F(ServerApi, TrustsNoForeignPage) {
   RawHttpClient client(server().server->port());
   expect_error(client.ask("GET /v1/models HTTP/1.1\r\nhost: evil.example\r\n\r\n"), 403, "", "--allow-host");
@@ -405,6 +418,54 @@ TEST(Server, KeysCoverEveryRouteButHealth) {
   EXPECT_EQ(busy.status, 429);
   EXPECT_EQ(busy.header("retry-after"), "1");
   client.close();
+}
+
+TEST(Server, CountsAndLogsWhatTheNetworkRefuses) {
+  std::mutex mutex;
+  std::vector<Json> log;
+  ServeOptions options;
+  options.http.most_header = 2048;
+  options.http.most_body = 1000;
+  options.http.head_timeout = std::chrono::milliseconds(50);
+  options.http.body_timeout = std::chrono::milliseconds(50);
+  options.on_log = [&](const std::string& line) {
+    const std::lock_guard lock(mutex);
+    log.push_back(Json::parse(line));
+  };
+  TinyServer server(std::move(options));
+  const std::string head = "POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+  const std::vector<std::pair<int, std::string>> refused = {
+      {400, "this is no HTTP\r\n\r\n"},
+      {408, "GET / HT"},
+      {408, head + "content-length: 10\r\n\r\n{"},
+      {413, head + "content-length: 1001\r\n\r\n"},
+      {431, "GET / HTTP/1.1\r\nx: " + std::string(3000, 'x') + "\r\n\r\n"},
+      {505, "GET / HTTP/3.0\r\n\r\n"},
+  };
+  std::map<int, int> expected;
+  for (const auto& [status, text] : refused) {
+    SCOPED_TRACE(text.substr(0, 100));
+    EXPECT_EQ(server.ask(text).status, status);
+    ++expected[status];
+    // Both stand there before the client has its reply.
+    const std::lock_guard lock(mutex);
+    ASSERT_FALSE(log.empty());
+    const Json& line = log.back();
+    EXPECT_EQ(line["status"], status);
+    EXPECT_EQ(line["peer"], "127.0.0.1");
+    EXPECT_TRUE(line["time"].is_string() && line["method"].is_string() && line["path"].is_string()) << line;
+    if (status == 413 || text.starts_with(head)) {
+      EXPECT_EQ(line["method"], "POST");
+      EXPECT_EQ(line["path"], "/tokenize");
+    }
+  }
+  EXPECT_EQ(log.size(), refused.size());
+  const std::string metrics = server.get("/metrics").body;
+  for (const auto& [status, count] : expected) {
+    const std::string line =
+        "fathom_requests_total{route=\"refused\",status=\"" + std::to_string(status) + "\"} " + std::to_string(count);
+    EXPECT_NE(metrics.find(line + "\n"), std::string::npos) << line << "\n" << metrics.substr(0, 1500);
+  }
 }
 
 TEST(Server, SaysThatItIsAlive) {

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/utf8.h"
 #include "support/sanitizer.h"
+#include "text/pre_tokenizer.h"
 
 namespace fathom {
 namespace {
@@ -183,6 +184,23 @@ TEST(TokenizerGolden, KnowsItsTokens) {
   EXPECT_EQ(tokenizer->token_bytes(1), "<｜end▁of▁sentence｜>");
   EXPECT_EQ(tokenizer->token_bytes(1, true), "");
   EXPECT_EQ(tokenizer->token_bytes(129000), "");
+}
+
+/// PCRE2 gives up after ten million steps unless it is told otherwise, and gives a run of blanks back one by one.
+TEST(PreTokenizerRuns, OfAnyLengthAreOnePiece) {
+  const Json json = Json::parse(std::ifstream(FATHOM_SOURCE_DIR "/models/fathom-tiny/tokenizer.json"));
+  const PreTokenizer splitter = PreTokenizer::from_json(json.at("pre_tokenizer"), "tokenizer.json");
+  const std::string run(11'000'000, ' ');
+  const auto pieces_of = [&](const std::string& text) {
+    std::vector<std::string_view> pieces;
+    splitter.split(text, pieces);
+    std::vector<size_t> lengths;
+    for (const std::string_view piece : pieces) lengths.push_back(piece.size());
+    return lengths;
+  };
+  EXPECT_EQ(pieces_of(run), (std::vector<size_t>{run.size()}));
+  EXPECT_EQ(pieces_of(run + "x"), (std::vector<size_t>{run.size() - 1, 2}));
+  EXPECT_EQ(pieces_of("x" + run + "\n" + run), (std::vector<size_t>{1, run.size() + 1, run.size()}));
 }
 
 /// A quadratic merge of a megabyte would take minutes; the bound is far above the half second measured.

@@ -293,47 +293,222 @@ TEST(GgufExport, SplitFilesHoldWhatOneWould) {
   FATHOM_EXPECT_ERROR(GgufModel{directory.file("kept")}, ErrorKind::bad_input, "split files need their names");
 }
 
-TEST(GgufExport, LeavesNothingOfARunThatFails) {
+/// An export of the tiny checkpoint whose progress is recorded every few KB, so that there are places to stop at.
+struct RecordedExport {
+  RecordedExport(const std::string& out, uint64_t split_bytes, GgmlType type = GgmlType::q4_0)
+      : checkpoint(tiny_checkpoint(false)), reader(checkpoint) {
+    GgufExportOptions wanted = options(out, type);
+    wanted.split_bytes = split_bytes;
+    plan = plan_gguf_export(checkpoint, reader, wanted);
+    plan.record_bytes = 20'000;
+  }
+  GgufExportResult run(const std::function<void(uint64_t, uint64_t)>& on_progress = {}) {
+    return write_gguf(plan, team, on_progress);
+  }
+  /// Ends the run once so many bytes are written and checked.
+  void stop_at(uint64_t bytes) {
+    EXPECT_THROW(run([bytes](uint64_t done, uint64_t) {
+                   if (done >= bytes) throw std::runtime_error("stopped");
+                 }),
+                 std::runtime_error);
+  }
+  std::vector<std::string> contents() const {
+    std::vector<std::string> result;
+    for (const auto& file : plan.files) {
+      std::ifstream in(file.path, std::ios::binary);
+      result.emplace_back(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
+    }
+    return result;
+  }
+
+  Checkpoint checkpoint;
+  TensorReader reader;
+  GgufExportPlan plan;
+  ThreadTeam team{2};
+};
+
+void damage(const std::string& path, std::streamoff from_end) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  ASSERT_TRUE(file) << path;
+  file.seekg(-from_end, std::ios::end);
+  const int byte = file.get();
+  file.seekp(-from_end, std::ios::end);
+  file.put(static_cast<char>(byte ^ 0x55));
+}
+
+TEST(GgufExport, GoesOnWhereItWasStopped) {
+  for (const uint64_t split : {0, 100'000}) {
+    SCOPED_TRACE(split);
+    const TemporaryDirectory directory;
+    RecordedExport whole(directory.file("x.gguf"), split);
+    const GgufExportResult expected = whole.run();
+    EXPECT_EQ(expected.bytes_kept, 0u);
+    EXPECT_FALSE(fs::exists(directory.file("x.gguf.partial")));
+    const auto bytes = whole.contents();
+    ASSERT_GT(expected.bytes, 200'000u);
+    const auto stopped_at = [&](const std::string& name, const std::vector<double>& shares) {
+      SCOPED_TRACE(name);
+      fs::create_directory(directory.file(name));
+      const std::string out = directory.file(name) + "/x.gguf";
+      RecordedExport again(out, split);
+      for (const double share : shares) {
+        again.stop_at(static_cast<uint64_t>(share * static_cast<double>(expected.bytes)));
+        for (const auto& file : again.plan.files) EXPECT_FALSE(fs::exists(file.path)) << file.path;
+      }
+      const GgufExportResult rest = again.run();
+      EXPECT_EQ(rest.bytes, expected.bytes);
+      EXPECT_EQ(again.contents(), bytes);
+      EXPECT_FALSE(fs::exists(out + ".partial"));
+      return rest.bytes_kept;
+    };
+    const uint64_t early = stopped_at("early", {0.2}), late = stopped_at("late", {0.7});
+    EXPECT_GT(early, 0u);
+    EXPECT_LT(early, late);
+    EXPECT_LT(late, expected.bytes);
+    EXPECT_GT(stopped_at("often", {0.1, 0.3, 0.5, 0.7}), early);
+    EXPECT_EQ(stopped_at("while it reads", {1.3}), expected.bytes);
+    EXPECT_EQ(stopped_at("all over", {0.4, 1.1, 1.9}), expected.bytes);
+  }
+}
+
+TEST(GgufExport, KeepsWhatIsRecordedAndNoMore) {
   const TemporaryDirectory directory;
-  const std::string out = directory.file("x.gguf");
-  const Checkpoint checkpoint(tiny_checkpoint(false));
-  const TensorReader reader(checkpoint);
-  GgufExportPlan plan = plan_gguf_export(checkpoint, reader, options(out, GgmlType::q4_0));
-  ThreadTeam team(2);
-  const auto stop = [](uint64_t, uint64_t) { throw std::runtime_error("stopped"); };
-  EXPECT_THROW(write_gguf(plan, team, stop), std::runtime_error);
-  EXPECT_TRUE(fs::is_empty(directory.path()));
+  RecordedExport whole(directory.file("whole.gguf"), 0);
+  const uint64_t bytes = whole.run().bytes;
+  RecordedExport again(directory.file("x.gguf"), 0);
+  const std::string growing = directory.file("x.gguf.partial") + "/x.gguf.partial";
+  again.stop_at(bytes / 2);
+  const uint64_t recorded = fs::file_size(growing);
+  ASSERT_GT(recorded, bytes / 4);
+  // As a killed run leaves it: bytes behind what it recorded, of which nobody knows whether they are whole.
+  std::ofstream(growing, std::ios::binary | std::ios::app) << std::string(30'000, 'x');
+  again.stop_at(bytes / 2);
+  // As a machine that lost its power: less than was recorded. The segments that are there are kept.
+  fs::resize_file(growing, recorded - 1);
+  const GgufExportResult result = again.run();
+  EXPECT_LT(result.bytes_kept, recorded);
+  EXPECT_GT(result.bytes_kept, recorded / 4);
+  EXPECT_EQ(again.contents(), whole.contents());
+
+  // A file that disappeared is written anew.
+  RecordedExport third(directory.file("y.gguf"), 0);
+  third.stop_at(bytes / 2);
+  fs::remove(directory.file("y.gguf.partial") + "/y.gguf.partial");
+  EXPECT_EQ(third.run().bytes_kept, 0u);
+  EXPECT_EQ(third.contents(), whole.contents());
+}
+
+TEST(GgufExport, FindsAFileThatIsNotWhatWasWritten) {
+  const TemporaryDirectory directory;
+  RecordedExport whole(directory.file("whole.gguf"), 0);
+  const uint64_t bytes = whole.run().bytes;
+  // Changed between two runs, in what the second keeps.
+  RecordedExport one(directory.file("x.gguf"), 0);
+  one.stop_at(bytes / 2);
+  damage(directory.file("x.gguf.partial") + "/x.gguf.partial", 100);
+  FATHOM_EXPECT_ERROR(one.run(), ErrorKind::failure, "x.gguf.partial/x.gguf", "repeat the command");
+  EXPECT_FALSE(fs::exists(directory.file("x.gguf")));
+  const uint64_t kept = one.run().bytes_kept;
+  EXPECT_GT(kept, 0u);  // what stands before the damage
+  EXPECT_LT(kept, bytes / 2 + 40'000);
+  EXPECT_EQ(one.contents(), whole.contents());
 
   // The last of several files, damaged while the first is read again.
-  GgufExportOptions split = options(out, GgmlType::q4_0);
-  split.split_bytes = 100'000;
-  const GgufExportPlan parts = plan_gguf_export(checkpoint, reader, split);
-  const std::string last = fs::path(parts.files.back().path).filename().string();
+  RecordedExport parts(directory.file("y.gguf"), 100'000);
+  const std::string last = fs::path(parts.plan.files.back().path).filename().string();
   bool damaged = false;
-  FATHOM_EXPECT_ERROR(write_gguf(parts, team,
-                                 [&](uint64_t, uint64_t) {
-                                   const std::string path = out + ".partial/" + last;
-                                   if (damaged || !fs::exists(path)) return;
-                                   damaged = true;
-                                   std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-                                   file.seekp(-40, std::ios::end);
-                                   file.put('\x55');
-                                 }),
+  FATHOM_EXPECT_ERROR(parts.run([&](uint64_t, uint64_t) {
+    const std::string path = directory.file("y.gguf.partial") + "/" + last;
+    if (damaged || !fs::exists(path)) return;
+    damaged = true;
+    damage(path, 40);
+  }),
                       ErrorKind::failure, last, "does not hold what was written");
   EXPECT_TRUE(damaged);
-  EXPECT_TRUE(fs::is_empty(directory.path()));
+  for (const auto& file : parts.plan.files) EXPECT_FALSE(fs::exists(file.path));
+  // Bytes behind its end are found, too.
+  std::ofstream(directory.file("y.gguf.partial") + "/" + fs::path(parts.plan.files[0].path).filename().string(),
+                std::ios::binary | std::ios::app)
+      << "x";
+  EXPECT_GT(parts.run().bytes_kept, 0u);
+  RecordedExport expected(directory.file("z.gguf"), 100'000);
+  expected.run();
+  EXPECT_EQ(parts.contents(), expected.contents());
+}
 
-  const auto make = plan.files[0].tensors[5].make;
-  plan.files[0].tensors[5].make = [make](int64_t first, int64_t count, float* to) {
+TEST(GgufExport, RefusesWhatIsNotItsOwn) {
+  const TemporaryDirectory directory;
+  const std::string out = directory.file("x.gguf");
+  RecordedExport one(out, 0);
+  std::string refused;
+  EXPECT_THROW(one.run([&](uint64_t done, uint64_t) {
+    if (done < 100'000) return;
+    try {
+      RecordedExport(out, 0).run();
+    } catch (const Error& error) {
+      refused = error.what();
+    }
+    throw std::runtime_error("stopped");
+  }),
+               std::runtime_error);
+  EXPECT_NE(refused.find("another run is writing this directory"), std::string::npos) << refused;
+  FATHOM_EXPECT_ERROR(RecordedExport(out, 0, GgmlType::q8_0).run(), ErrorKind::bad_input, "x.gguf.partial",
+                      "left over from another command");
+  const std::string state = out + ".partial/rewrite.json";
+  std::string text;
+  {
+    std::ifstream file(state);
+    text.assign(std::istreambuf_iterator<char>(file), {});
+  }
+  const size_t place = text.find("\"end\"");
+  ASSERT_NE(place, std::string::npos);
+  std::ofstream(state) << text.substr(0, place) << "\"and\"" << text.substr(place + 5);
+  FATHOM_EXPECT_ERROR(one.run(), ErrorKind::bad_input, "rewrite.json", "remove");
+  std::ofstream(state) << text;
+  EXPECT_GT(one.run().bytes_kept, 0u);
+  FATHOM_EXPECT_ERROR(one.run(), ErrorKind::bad_input, "found one");
+  EXPECT_FALSE(fs::exists(out + ".partial"));
+}
+
+TEST(GgufExport, GoesOnWhenSomeFilesHaveTheirNames) {
+  const TemporaryDirectory directory;
+  RecordedExport parts(directory.file("x.gguf"), 100'000);
+  ASSERT_GT(parts.plan.files.size(), 2u);
+  // What is in the way from the start is found before anything is written.
+  fs::create_directories(parts.plan.files[1].path + "/in the way");
+  FATHOM_EXPECT_ERROR(parts.run(), ErrorKind::bad_input, "found one");
+  fs::remove_all(parts.plan.files[1].path);
+  EXPECT_FALSE(fs::exists(directory.file("x.gguf.partial")));
+  // A directory in the place of the second file's name: the first gets its own before the run fails.
+  const std::string blocked = parts.plan.files[1].path;
+  uint64_t total = 0;
+  FATHOM_EXPECT_ERROR(parts.run([&](uint64_t done, uint64_t of) {
+    total = of;
+    if (done == of) fs::create_directories(blocked + "/in the way");
+  }),
+                      ErrorKind::failure, "cannot get its name");
+  EXPECT_TRUE(fs::exists(parts.plan.files[0].path));
+  fs::remove_all(blocked);
+  EXPECT_EQ(parts.run().bytes_kept, total / 2);
+  RecordedExport expected(directory.file("y.gguf"), 100'000);
+  expected.run();
+  EXPECT_EQ(parts.contents(), expected.contents());
+  EXPECT_FALSE(fs::exists(directory.file("x.gguf.partial")));
+}
+
+TEST(GgufExport, NamesAValueThatCannotBeWritten) {
+  const TemporaryDirectory directory;
+  RecordedExport one(directory.file("x.gguf"), 0);
+  GgufOutputTensor& tensor = one.plan.files[0].tensors[5];
+  const auto make = tensor.make;
+  tensor.make = [make](int64_t first, int64_t count, float* to) {
     make(first, count, to);
     to[3] = std::numeric_limits<float>::quiet_NaN();
   };
-  FATHOM_EXPECT_ERROR(write_gguf(plan, team), ErrorKind::bad_input, plan.files[0].tensors[5].name, "nan at [0, 3]");
-  EXPECT_TRUE(fs::is_empty(directory.path()));
-
-  plan.files[0].tensors[5].make = make;
-  write_gguf(plan, team);
-  FATHOM_EXPECT_ERROR(write_gguf(plan, team), ErrorKind::bad_input, "found one");
+  FATHOM_EXPECT_ERROR(one.run(), ErrorKind::bad_input, tensor.name, "nan at [0, 3]");
+  EXPECT_FALSE(fs::exists(directory.file("x.gguf")));
+  tensor.make = make;
+  EXPECT_GT(one.run().bytes_kept, 0u);
 }
 
 TEST(GgufExport, SaysWhatGgufCannotHold) {
