@@ -17,7 +17,7 @@ inline std::string bundled_model() {
 
 inline std::unique_ptr<Session> bundled_session(int64_t context = 1024, int64_t drafts = 1) {
   SessionOptions options;
-  options.threads = 1;  // two wait for each other where other tests run; what they share is not tested here
+  options.threads = 2;
   options.context = context;
   options.drafts = drafts;
   return std::make_unique<Session>(bundled_model(), options);
