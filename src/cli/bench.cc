@@ -134,8 +134,9 @@ class BenchCommand {
   // Mistakes about the model are told before minutes of measuring.
   void check_model() {
     const WeightOptions weights = arguments_.weights.options();
-    check_weight_options(weights, arguments_.weights.compute_mode().value_or(default_compute(weights.storage)));
     const ModelConfig config = read_model_config(arguments_.model);
+    options_for(config, weights, arguments_.weights.compute_mode().value_or(default_compute(weights.storage, &config)),
+                arguments_.model);
     const int64_t most = config.max_position_embeddings;
     const int64_t needed = *std::max_element(depths_.begin(), depths_.end()) +
                            std::max({arguments_.prefill, arguments_.decode, int64_t{1}});

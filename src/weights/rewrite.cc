@@ -153,6 +153,11 @@ std::string read_shard(const fs::path& path, const OutputShard& shard,
   return hex(XXH3_128bits_digest(&hash));
 }
 
+[[noreturn]] void refuse_for_room(const RewritePlan& plan, uint64_t missing, uint64_t free) {
+  throw_failure("{}: {:.2f} GB are to be written, and the disk has {:.2f} GB free", plan.out,
+                static_cast<double>(missing) / 1e9, static_cast<double>(free) / 1e9);
+}
+
 void copy_companions(const RewritePlan& plan, const fs::path& directory) {
   for (const auto& [name, contents] : plan.texts) {
     OutputFile file((directory / name).string());
@@ -202,6 +207,20 @@ uint64_t OutputShard::bytes() const {
   return sum;
 }
 
+void check_room(const RewritePlan& plan) {
+  const fs::path out = require_new_directory(plan.out);
+  uint64_t missing = 0;
+  for (const OutputShard& shard : plan.shards) {
+    if (!file_exists((out.string() + ".partial/") + shard.file)) missing += shard.bytes();
+  }
+  fs::path there = out;
+  std::error_code error;
+  while (!fs::exists(there, error) && there.has_parent_path() && there != there.parent_path())
+    there = there.parent_path();
+  const uint64_t free = free_disk_bytes(there.string());
+  if (missing > free) refuse_for_room(plan, missing, free);
+}
+
 RewriteResult rewrite_checkpoint(const RewritePlan& plan, ThreadTeam& team,
                                  const std::function<void(uint64_t done, uint64_t total)>& on_progress) {
   const auto start = std::chrono::steady_clock::now();
@@ -227,8 +246,7 @@ RewriteResult rewrite_checkpoint(const RewritePlan& plan, ThreadTeam& team,
       std::error_code ignored;
       fs::remove(partial, ignored);
     }
-    throw_failure("{}: {:.2f} GB are to be written, and the disk has {:.2f} GB free", plan.out,
-                  static_cast<double>(missing) / 1e9, static_cast<double>(free) / 1e9);
+    refuse_for_room(plan, missing, free);
   }
   state.write();
 
