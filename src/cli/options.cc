@@ -25,9 +25,11 @@ void WeightArguments::add_to(CLI::App& command) {
           ->type_name("MODE");
   if (!compute.empty()) mode->capture_default_str();
   command
-      .add_option("--weights", weights,
-                  "How weights are held: mapped (in the file, nothing is loaded), memory (the same, copied into huge "
-                  "pages), int8 or int4 (brought to integers while loading)")
+      .add_option(
+          "--weights", weights,
+          "How weights are held: mapped (in the file, nothing is loaded), memory (the same, copied into huge "
+          "pages), int8 or int4 (brought to integers while loading). A checkpoint of `fathom quantize` is held in its "
+          "own integers")
       ->check(CLI::IsMember({"mapped", "memory", "int8", "int4"}))
       ->type_name("HOW")
       ->capture_default_str();
