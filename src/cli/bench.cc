@@ -248,10 +248,10 @@ class BenchCommand {
 
     report_["model"] = arguments_.model;
     report_["compute"] = compute;
-    report_["weights"] = arguments_.weights.weights;
+    report_["weights"] = weight_storage_name(model->held.storage);
     report_["open_seconds"] = open_seconds;
     std::string text = fmt::format("\nModel: {}, {}, weights {}; opened in {:.2f} s", arguments_.model, compute,
-                                   arguments_.weights.weights, open_seconds);
+                                   weight_storage_name(model->held.storage), open_seconds);
     if (first_token_) {
       report_["first_token"] = {{"seconds", first_token_->seconds},
                                 {"cold", arguments_.cold},

@@ -460,8 +460,8 @@ WeightOptions options_for(const ModelConfig& config, WeightOptions options, Comp
   if (!config.integers) return options;
   if (options.integer()) {
     throw_bad_input(
-        "{}: its weights are stored in integers, and are held as they are; without --weights {} it opens (quantize the "
-        "checkpoint that it was made of for another format).",
+        "{}: its weights are stored in integers and are held as they are; leave --weights {} out, or quantize the "
+        "checkpoint that it was made of for other integers.",
         directory, weight_storage_name(options.storage));
   }
   if (options.experts_in_memory > 0) {

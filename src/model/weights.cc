@@ -182,9 +182,15 @@ class Loader {
   }
 
   MlpWeights mlp(const std::string& prefix, int64_t inner) {
-    return {weight(prefix + "gate_proj.weight", inner, config_.hidden_size),
-            weight(prefix + "up_proj.weight", inner, config_.hidden_size),
-            weight(prefix + "down_proj.weight", config_.hidden_size, inner)};
+    MlpWeights result = {weight(prefix + "gate_proj.weight", inner, config_.hidden_size),
+                         weight(prefix + "up_proj.weight", inner, config_.hidden_size),
+                         weight(prefix + "down_proj.weight", config_.hidden_size, inner)};
+    // They meet the same activations, prepared once.
+    if (result.gate_proj.dtype != result.up_proj.dtype) {
+      throw_bad_input("{}: {}gate_proj and up_proj are stored in different formats; they must share theirs.",
+                      source_.name, prefix);
+    }
+    return result;
   }
 
   MoeWeights moe(const std::string& prefix) {

@@ -335,6 +335,20 @@ TEST(Quantize, CalibrationKnowsWhichColumnsMatter) {
   }
 }
 
+// Gate and up half meet one operand: half of them in integers would read it as what it is not.
+TEST(Quantize, HalvesOfAFeedForwardInDifferentFormatsAreRefused) {
+  const TemporaryDirectory directory;
+  fs::copy(quantized(), directory.file("mixed"));
+  const std::string gate = "model.layers.0.mlp.gate_proj.weight";
+  std::vector<uint16_t> values(384 * 128);
+  fs::remove(directory.file("mixed") + "/model.safetensors.index.json");
+  const Shape shape = {384, 128};
+  write_safetensors(directory.file("mixed") + "/model-more.safetensors",
+                    {{gate, tensor_view(DType::bf16, shape, reinterpret_cast<const std::byte*>(values.data()))}});
+  FATHOM_EXPECT_ERROR(open_as(directory.file("mixed"), {}), ErrorKind::bad_input, "layers.0.mlp.gate_proj and up_proj",
+                      "different formats");
+}
+
 /// A copy of the checkpoint in integers in which a header or bytes are others.
 class Damaged {
  public:
