@@ -134,8 +134,9 @@ class BenchCommand {
   // Mistakes about the model are told before minutes of measuring.
   void check_model() {
     const WeightOptions weights = arguments_.weights.options();
-    check_weight_options(weights, arguments_.weights.compute_mode().value_or(default_compute(weights.storage)));
     const ModelConfig config = read_model_config(arguments_.model);
+    options_for(config, weights, arguments_.weights.compute_mode().value_or(default_compute(weights.storage, &config)),
+                arguments_.model);
     const int64_t most = config.max_position_embeddings;
     const int64_t needed = *std::max_element(depths_.begin(), depths_.end()) +
                            std::max({arguments_.prefill, arguments_.decode, int64_t{1}});
@@ -247,10 +248,10 @@ class BenchCommand {
 
     report_["model"] = arguments_.model;
     report_["compute"] = compute;
-    report_["weights"] = arguments_.weights.weights;
+    report_["weights"] = weight_storage_name(model->held.storage);
     report_["open_seconds"] = open_seconds;
     std::string text = fmt::format("\nModel: {}, {}, weights {}; opened in {:.2f} s", arguments_.model, compute,
-                                   arguments_.weights.weights, open_seconds);
+                                   weight_storage_name(model->held.storage), open_seconds);
     if (first_token_) {
       report_["first_token"] = {{"seconds", first_token_->seconds},
                                 {"cold", arguments_.cold},

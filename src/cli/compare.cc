@@ -58,15 +58,21 @@ struct Side {
                   "Integer weights: each group has a zero point beside its scale")
         ->group(group);
   }
-  void check() const { check_weight_options(weights.options(), compute()); }
-  ComputeMode compute() const { return weights.compute_mode().value_or(default_compute(weights.options().storage)); }
+  // Mistakes are told before a minute of loading.
+  void check() const {
+    const ModelConfig config = read_model_config(directory);
+    const WeightOptions options = weights.options();
+    options_for(config, options, weights.compute_mode().value_or(default_compute(options.storage, &config)), directory);
+  }
   std::unique_ptr<LoadedModel> open(ThreadTeam& team) const {
     LoadDisplay display;
     return open_model(directory, weights.open_options(display), team);
   }
-  nlohmann::ordered_json json() const {
-    nlohmann::ordered_json json = {
-        {"model", directory}, {"compute", compute_mode_name(compute())}, {"weights", weights.weights}};
+  nlohmann::ordered_json json(const LoadedModel& model) const {
+    nlohmann::ordered_json json = {{"model", directory},
+                                   {"compute", compute_mode_name(model.compute)},
+                                   {"weights", weight_storage_name(model.held.storage)}};
+    if (model.config.integers) json["stored_in_integers"] = true;
     if (weights.fp8_cache()) json["cache_type"] = "fp8";
     if (weights.options().integer()) {
       json["group"] = projection_format(weights.options()).group;
@@ -74,8 +80,10 @@ struct Side {
     }
     return json;
   }
-  std::string text() const {
-    std::string text = fmt::format("{}, {}, weights {}", directory, compute_mode_name(compute()), weights.weights);
+  std::string text(const LoadedModel& model) const {
+    std::string text = fmt::format("{}, {}, weights {}", directory, compute_mode_name(model.compute),
+                                   weight_storage_name(model.held.storage));
+    if (model.config.integers) text += ", stored in integers";
     if (weights.options().integer()) {
       text += fmt::format(" in groups of {}{}", projection_format(weights.options()).group,
                           weights.zero_point ? " with zero points" : "");
@@ -111,24 +119,14 @@ std::vector<int32_t> read_ids(const std::string& path) {
   return parse_ids(joined, path);
 }
 
-std::vector<int32_t> text_ids(const std::string& path, const Tokenizer& tokenizer) {
-  const std::string text = read_file(path, kLongestText);
-  try {
-    std::vector<int32_t> ids = tokenizer.encode_plain(text);
-    if (ids.empty()) throw_bad_input("there is no text in it");
-    return ids;
-  } catch (const Error& error) {
-    throw Error(error.kind(), path + ": " + error.what());
-  }
-}
-
-nlohmann::ordered_json result_json(const Arguments& arguments, const Comparison& c) {
+nlohmann::ordered_json result_json(const Arguments& arguments, const LoadedModel& a, const LoadedModel& b,
+                                   const Comparison& c) {
   // JSON has no infinity: a divergence that is none is null.
   const auto number = [](double value) {
     return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
   };
-  return {{"a", arguments.a.json()},
-          {"b", arguments.b.json()},
+  return {{"a", arguments.a.json(a)},
+          {"b", arguments.b.json(b)},
           {"context", arguments.context},
           {"positions", c.positions},
           {"predictions", c.predictions},
@@ -142,7 +140,7 @@ nlohmann::ordered_json result_json(const Arguments& arguments, const Comparison&
           {"greatest_logit_difference", number(c.greatest_logit_difference)}};
 }
 
-std::string result_text(const Arguments& arguments, const Comparison& c) {
+std::string result_text(const Arguments& arguments, const LoadedModel& a, const LoadedModel& b, const Comparison& c) {
   return fmt::format(
       "a: {}\n"
       "b: {}\n"
@@ -151,7 +149,7 @@ std::string result_text(const Arguments& arguments, const Comparison& c) {
       "top-1 agreement                   {:.2f} %\n"
       "perplexity                        a {:.4f}  b {:.4f}  ({:+.2f} %)\n"
       "greatest logit difference         {:.4f}\n",
-      arguments.a.text(), arguments.b.text(), c.positions, c.predictions, arguments.context, c.kl_mean, c.kl_median,
+      arguments.a.text(a), arguments.b.text(b), c.positions, c.predictions, arguments.context, c.kl_mean, c.kl_median,
       c.kl_99, c.kl_greatest, 100 * c.top1_agreement, c.perplexity_a, c.perplexity_b,
       100 * (c.perplexity_b / c.perplexity_a - 1), c.greatest_logit_difference);
 }
@@ -172,8 +170,7 @@ void run(Arguments arguments) {
                       arguments.a.directory);
     }
     ids = text_ids(arguments.text, *tokenizer);
-    const TokenizerConfig config = read_tokenizer_config(arguments.a.directory);
-    if (config.add_bos_token) options.bos = tokenizer->added_token(config.bos_token);
+    options.bos = window_bos(arguments.a.directory, *tokenizer);
   } else {
     ids = read_ids(arguments.ids);
   }
@@ -190,7 +187,8 @@ void run(Arguments arguments) {
     comparison = compare_models(*a, *b, ids, options, team,
                                 [&](int64_t positions) { progress.advance(static_cast<uint64_t>(positions)); });
   }
-  write_stdout(arguments.json ? result_json(arguments, comparison).dump(2) + "\n" : result_text(arguments, comparison));
+  write_stdout(arguments.json ? result_json(arguments, *a, *b, comparison).dump(2) + "\n"
+                              : result_text(arguments, *a, *b, comparison));
 }
 
 }  // namespace

@@ -74,7 +74,7 @@ void run(const Arguments& arguments) {
   for (const TracedTensor& tensor : tensors) views.emplace_back(tensor.name, tensor.view());
   write_safetensors(arguments.out, views,
                     {{"compute", arguments.weights.compute},
-                     {"weights", arguments.weights.weights},
+                     {"weights", std::string(weight_storage_name(model->held.storage))},
                      {"isa", std::string(isa_name(active_isa()))}});
 }
 

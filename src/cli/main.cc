@@ -48,6 +48,7 @@ int run(int argc, char** argv) {
   fathom::add_data_command(app, exit_code);
   fathom::add_synth_command(app, exit_code);
   fathom::add_cast_command(app, exit_code);
+  fathom::add_quantize_command(app, exit_code);
   fathom::add_split_commands(app, exit_code);
   fathom::add_verify_command(app, exit_code);
   fathom::add_gguf_command(app, exit_code);

@@ -25,9 +25,11 @@ void WeightArguments::add_to(CLI::App& command) {
           ->type_name("MODE");
   if (!compute.empty()) mode->capture_default_str();
   command
-      .add_option("--weights", weights,
-                  "How weights are held: mapped (in the file, nothing is loaded), memory (the same, copied into huge "
-                  "pages), int8 or int4 (brought to integers while loading)")
+      .add_option(
+          "--weights", weights,
+          "How weights are held: mapped (in the file, nothing is loaded), memory (the same, copied into huge "
+          "pages), int8 or int4 (brought to integers while loading). A checkpoint of `fathom quantize` is held in its "
+          "own integers")
       ->check(CLI::IsMember({"mapped", "memory", "int8", "int4"}))
       ->type_name("HOW")
       ->capture_default_str();
@@ -63,7 +65,7 @@ std::optional<ComputeMode> WeightArguments::compute_mode() const {
 }
 
 bool WeightArguments::fp8_cache() const {
-  const ComputeMode mode = compute_mode().value_or(default_compute(options().storage));
+  const ComputeMode mode = compute_mode().value_or(default_compute(options().storage, nullptr));
   if (cache_type == "bf16" && mode != ComputeMode::bf16 && mode != ComputeMode::int8) {
     throw_bad_input("--cache-type bf16 goes with compute bf16 or int8; the cache of {} is float32.",
                     compute_mode_name(mode));
@@ -232,6 +234,24 @@ SamplingOptions SamplingArguments::resolve(const std::string& directory, uint64_
   options.seed = seed.value_or(default_seed);
   const Sampler checked(options);  // says now, before a model is opened, what is out of range
   return options;
+}
+
+std::vector<int32_t> text_ids(const std::string& path, const Tokenizer& tokenizer) {
+  constexpr size_t kLongestText = size_t{1} << 30;
+  const std::string text = read_file(path, kLongestText);
+  try {
+    std::vector<int32_t> ids = tokenizer.encode_plain(text);
+    if (ids.empty()) throw_bad_input("there is no text in it");
+    return ids;
+  } catch (const Error& error) {
+    throw Error(error.kind(), path + ": " + error.what());
+  }
+}
+
+std::optional<int32_t> window_bos(const std::string& directory, const Tokenizer& tokenizer) {
+  const TokenizerConfig config = read_tokenizer_config(directory);
+  if (!config.add_bos_token) return std::nullopt;
+  return tokenizer.added_token(config.bos_token);
 }
 
 std::unique_ptr<Tokenizer> load_tokenizer_if_present(const std::string& directory) {

@@ -105,6 +105,12 @@ std::vector<int32_t> parse_ids(const std::string& text, const std::string& sourc
 /// Numbers from "1,4,16", each within [least, most]. `bad_input` names the option and the piece that is none.
 std::vector<int64_t> parse_numbers(const std::string& text, const char* option, int64_t least, int64_t most);
 
+/// The ids of a UTF-8 text of at most 1 GiB. `bad_input` names the file if it cannot be read, is no UTF-8 or empty.
+std::vector<int32_t> text_ids(const std::string& path, const Tokenizer& tokenizer);
+
+/// The token that begins a window of a text, where the checkpoint's tokenizer_config.json says that there is one.
+std::optional<int32_t> window_bos(const std::string& directory, const Tokenizer& tokenizer);
+
 /// Throws `bad_input` naming the position if an id is outside [0, vocab_size).
 void check_ids(const std::vector<int32_t>& ids, int64_t vocab_size, const std::string& source);
 

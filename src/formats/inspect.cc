@@ -6,6 +6,7 @@
 #include <unordered_set>
 
 #include "base/error.h"
+#include "formats/packed_matrix.h"
 #include "formats/tensor_table.h"
 
 namespace fathom {
@@ -41,8 +42,9 @@ bool is_plain_float(DType dtype) {
 
 /// An MTP layer that is missing as a whole has one cause and deserves one sentence.
 bool lacks_layer(const Checkpoint& checkpoint, const std::vector<TensorSpec>& table, int64_t layer) {
-  return std::none_of(table.begin(), table.end(),
-                      [&](const TensorSpec& spec) { return spec.layer == layer && checkpoint.has(spec.name); });
+  return std::none_of(table.begin(), table.end(), [&](const TensorSpec& spec) {
+    return spec.layer == layer && (checkpoint.has(spec.name) || is_packed(checkpoint, spec.name));
+  });
 }
 
 void check_tensors(const Checkpoint& checkpoint, const std::vector<TensorSpec>& table, CheckpointProblems& problems) {
@@ -57,9 +59,18 @@ void check_tensors(const Checkpoint& checkpoint, const std::vector<TensorSpec>& 
                     config.num_nextn_predict_layers, layer));
   }
 
-  std::vector<std::string> shapes, dtypes, scales;
-  Findings missing(problems.fatal), wrong_shape(shapes), wrong_dtype(dtypes), wrong_scale(scales);
+  std::vector<std::string> shapes, dtypes, scales, integers;
+  Findings missing(problems.fatal), wrong_shape(shapes), wrong_dtype(dtypes), wrong_scale(scales),
+      wrong_integers(integers);
   for (const TensorSpec& spec : table) {
+    if (may_be_packed(spec) && is_packed(checkpoint, spec.name)) {
+      try {
+        packed_matrix(checkpoint, spec.name, spec.shape);
+      } catch (const Error& error) {
+        wrong_integers.add("{}", error.what());
+      }
+      continue;
+    }
     if (!checkpoint.has(spec.name)) {
       if (!spec.optional && !lacking_layers.contains(spec.layer)) missing.add("tensor \"{}\" is missing", spec.name);
       continue;
@@ -101,7 +112,8 @@ void check_tensors(const Checkpoint& checkpoint, const std::vector<TensorSpec>& 
   wrong_shape.finish("tensors have the wrong shape");
   wrong_dtype.finish("tensors have a dtype that cannot be used");
   wrong_scale.finish("FP8 tensors lack fitting scales");
-  for (const auto* list : {&shapes, &dtypes, &scales}) {
+  wrong_integers.finish("matrices in integers cannot be used");
+  for (const auto* list : {&shapes, &dtypes, &scales, &integers}) {
     problems.fatal.insert(problems.fatal.end(), list->begin(), list->end());
   }
 }
@@ -111,6 +123,10 @@ void check_unknown_tensors(const Checkpoint& checkpoint, const std::vector<Tenso
   std::unordered_set<std::string> known;
   for (const TensorSpec& spec : table) {
     known.insert(spec.name);
+    if (may_be_packed(spec) && is_packed(checkpoint, spec.name)) {
+      const PackedNames parts(spec.name);
+      known.insert({parts.words, parts.scales, parts.zeros, parts.shape});
+    }
     // Scales without an FP8 weight have no use, and are named as unknown.
     if (spec.quantizable && checkpoint.has(spec.name) && checkpoint.tensor(spec.name).dtype == DType::f8_e4m3) {
       known.insert(spec.name + "_scale_inv");
@@ -318,7 +334,7 @@ InspectReport inspect(const std::string& path, std::optional<int64_t> context) {
       for (const SafetensorsEntry& entry : file->entries()) count(entry.dtype, entry.end - entry.begin);
     }
     report.problems = find_checkpoint_problems(*checkpoint);
-  } else if (!report.has_weights) {
+  } else if (!report.has_weights && !report.config.integers) {
     for (const StoredTensor& tensor : stored_tensors(report.config)) {
       count(tensor.dtype, static_cast<uint64_t>(element_count(tensor.shape)) * dtype_bytes(tensor.dtype));
     }
@@ -376,8 +392,10 @@ std::string inspect_text(const InspectReport& report) {
     for (const auto& [dtype, format] : report.formats) {
       append_bytes(text, fmt::format("{}, {}", dtype, plural(format.tensors, "tensor")), format.bytes);
     }
-    append_bytes(text, fmt::format("memory for weights (mapped), {}", plural(report.tensors, "tensor")),
-                 report.tensor_bytes);
+    append_bytes(
+        text,
+        fmt::format("memory for weights{}, {}", config.integers ? "" : " (mapped)", plural(report.tensors, "tensor")),
+        report.tensor_bytes);
     if (report.has_weights) {
       append_bytes(text, fmt::format("on disk, {}", plural(report.files, "file")), report.file_bytes);
     }

@@ -42,7 +42,7 @@ struct CheckpointProblems {
       fatal;  ///< the model cannot be run: missing tensors or scales, wrong shapes, unusable dtypes
   std::vector<std::string> notes;  ///< it can: unknown tensors, a wrong total_size, files that the index does not name
 };
-/// Reads headers only, no data.
+/// Reads headers only, and of matrices in integers their shapes.
 CheckpointProblems find_checkpoint_problems(const Checkpoint& checkpoint);
 
 /// The same as one list, fatal findings first.

@@ -1,5 +1,6 @@
 #include "formats/model_config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -202,14 +203,7 @@ void read_position_encoding(const Fields& fields, ModelConfig& config) {
   }
 }
 
-Fp8Config read_quantization(const Fields& fields, const json& object) {
-  if (!object.is_object()) fields.refuse("quantization_config", "expected an object, found {}", found_text(object));
-  const Fields quantization{object, fields.source, "quantization_config."};
-  std::optional<std::string> method = quantization.string("quant_method");
-  if (!method) quantization.missing("quant_method");
-  if (*method != "fp8") {
-    quantization.refuse("quant_method", "expected \"fp8\", found \"{}\"", printable_name(*method));
-  }
+Fp8Config read_fp8(const Fields& quantization) {
   const std::string fmt = quantization.string("fmt").value_or("e4m3");
   if (fmt != "e4m3") quantization.refuse("fmt", "expected \"e4m3\", found \"{}\"", printable_name(fmt));
   const std::string scheme = quantization.string("activation_scheme").value_or("dynamic");
@@ -231,6 +225,98 @@ Fp8Config read_quantization(const Fields& fields, const json& object) {
     fp8.ue8m0 = true;
   }
   return fp8;
+}
+
+// Modules of a list of names.
+std::vector<std::string> read_names(const Fields& fields, const char* name) {
+  const json* list = fields.find(name);
+  if (list == nullptr) return {};
+  const bool strings =
+      list->is_array() && std::all_of(list->begin(), list->end(), [](const json& entry) { return entry.is_string(); });
+  if (!strings) fields.refuse(name, "expected a list of names, found {}", found_text(*list));
+  return list->get<std::vector<std::string>>();
+}
+
+void expect_none(const Fields& fields, const char* name, std::string_view why) {
+  const json* value = fields.find(name);
+  if (value != nullptr && !(value->is_structured() && value->empty())) {
+    fields.refuse(name, "expected null ({}), found {}", why, found_text(*value));
+  }
+}
+
+void expect_string(const Fields& fields, const char* name, std::string_view expected) {
+  const std::optional<std::string> value = fields.string(name);
+  if (!value) fields.missing(name);
+  if (*value != expected) fields.refuse(name, "expected \"{}\", found \"{}\"", expected, printable_name(*value));
+}
+
+IntegerFormat read_integer_format(const Fields& weights) {
+  IntegerFormat format;
+  format.bits = static_cast<int>(weights.integer("num_bits", 1, 64));
+  if (format.bits != 4 && format.bits != 8) weights.refuse("num_bits", "expected 4 or 8, found {}", format.bits);
+  expect_string(weights, "type", "int");
+  expect_string(weights, "strategy", "group");
+  format.group = weights.integer("group_size", -1, kMaxWidth);
+  if (format.group != 32 && format.group != 128) {
+    weights.refuse("group_size", "expected 32 or 128, found {}", format.group);
+  }
+  format.zero_point = !weights.boolean_or("symmetric", true);
+  if (const json* dynamic = weights.find("dynamic"); dynamic != nullptr && *dynamic != false) {
+    weights.refuse("dynamic", "expected false, found {}", found_text(*dynamic));
+  }
+  expect_none(weights, "actorder", "columns stay in their order");
+  expect_none(weights, "block_structure", "scales belong to groups of a row");
+  return format;
+}
+
+IntegerConfig read_integers(const Fields& quantization) {
+  constexpr size_t kMostGroups = 64;
+  expect_string(quantization, "format", "pack-quantized");
+  const std::string status = quantization.string("quantization_status").value_or("compressed");
+  if (status != "compressed") {
+    quantization.refuse("quantization_status", "expected \"compressed\", found \"{}\"", printable_name(status));
+  }
+  expect_none(quantization, "kv_cache_scheme", "the cache has types of its own");
+  expect_none(quantization, "sparsity_config", "no weight is left out");
+  expect_none(quantization, "transform_config", "weights are not rotated");
+  const json* groups = quantization.find("config_groups");
+  if (groups == nullptr) quantization.missing("config_groups");
+  if (!groups->is_object() || groups->empty() || groups->size() > kMostGroups) {
+    quantization.refuse("config_groups", "expected an object with 1 to {} entries, found {}", kMostGroups,
+                        found_text(*groups));
+  }
+  IntegerConfig config;
+  for (const auto& [name, group] : groups->items()) {
+    const std::string prefix = quantization.prefix + "config_groups." + printable_name(name);
+    const Fields outer{*groups, quantization.source, quantization.prefix + "config_groups."};
+    if (!group.is_object()) outer.refuse(name.c_str(), "expected an object, found {}", found_text(group));
+    const Fields fields{group, quantization.source, prefix + "."};
+    expect_none(fields, "input_activations", "only weights are quantised");
+    expect_none(fields, "output_activations", "only weights are quantised");
+    if (fields.find("format") != nullptr) expect_string(fields, "format", "pack-quantized");
+    const json* weights = fields.find("weights");
+    if (weights == nullptr) fields.missing("weights");
+    if (!weights->is_object()) fields.refuse("weights", "expected an object, found {}", found_text(*weights));
+    config.groups.push_back(
+        {read_integer_format({*weights, quantization.source, prefix + ".weights."}), read_names(fields, "targets")});
+  }
+  config.ignore = read_names(quantization, "ignore");
+  return config;
+}
+
+void read_quantization(const Fields& fields, const json& object, ModelConfig& config) {
+  if (!object.is_object()) fields.refuse("quantization_config", "expected an object, found {}", found_text(object));
+  const Fields quantization{object, fields.source, "quantization_config."};
+  const std::optional<std::string> method = quantization.string("quant_method");
+  if (!method) quantization.missing("quant_method");
+  if (*method == "fp8") {
+    config.fp8 = read_fp8(quantization);
+  } else if (*method == "compressed-tensors") {
+    config.integers = read_integers(quantization);
+  } else {
+    quantization.refuse("quant_method", "expected \"fp8\" or \"compressed-tensors\", found \"{}\"",
+                        printable_name(*method));
+  }
 }
 
 /// The mixture of experts. The method of choice, the scores and the normalisation default to what the configuration
@@ -425,7 +511,7 @@ ModelConfig parse_model_config(const json& object, std::string_view source) {
   read_position_encoding(fields, config);
   read_token_ids(fields, config);
   if (const json* quantization = fields.find("quantization_config")) {
-    config.fp8 = read_quantization(fields, *quantization);
+    read_quantization(fields, *quantization, config);
   }
   if (fields.find("compression_config") != nullptr) {
     fields.refuse("compression_config", "this quantization is not supported");
@@ -511,7 +597,37 @@ json model_config_json(const ModelConfig& config) {
     };
     if (config.fp8->ue8m0) object["quantization_config"]["scale_fmt"] = "ue8m0";
   }
+  if (config.integers) object["quantization_config"] = integer_config_json(*config.integers);
   return object;
+}
+
+nlohmann::ordered_json integer_config_json(const IntegerConfig& config) {
+  using nlohmann::ordered_json;
+  ordered_json groups = ordered_json::object();
+  for (const IntegerConfig::Group& group : config.groups) {
+    const ordered_json weights = {{"num_bits", group.format.bits},
+                                  {"type", "int"},
+                                  {"symmetric", !group.format.zero_point},
+                                  {"strategy", "group"},
+                                  {"group_size", group.format.group},
+                                  {"dynamic", false},
+                                  {"actorder", nullptr},
+                                  {"block_structure", nullptr},
+                                  {"observer", "minmax"},
+                                  {"observer_kwargs", ordered_json::object()}};
+    // The readers' names sort as numbers do: a name of one digit behind one of two would change places.
+    groups[fmt::format("group_{:0{}}", groups.size(), config.groups.size() > 10 ? 2 : 1)] = {
+        {"targets", group.targets},
+        {"weights", weights},
+        {"input_activations", nullptr},
+        {"output_activations", nullptr}};
+  }
+  return {{"quant_method", "compressed-tensors"},
+          {"format", "pack-quantized"},
+          {"quantization_status", "compressed"},
+          {"config_groups", groups},
+          {"ignore", config.ignore},
+          {"kv_cache_scheme", nullptr}};
 }
 
 std::vector<std::string> model_preset_names() {

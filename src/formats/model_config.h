@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/integer_weight.h"
 #include "kernels/router.h"
 
 namespace fathom {
@@ -26,6 +27,19 @@ struct Fp8Config {
   int64_t block_cols = 128;  ///< weight_block_size[1]
   bool ue8m0 = false;        ///< scale_fmt "ue8m0": scales are powers of two
 };
+
+/// `quantization_config` with quant_method "compressed-tensors" and format "pack-quantized": matrices in integers.
+struct IntegerConfig {
+  struct Group {
+    IntegerFormat format;
+    std::vector<std::string> targets;  ///< modules, by name, expression or class ("Linear")
+  };
+  std::vector<Group> groups;        ///< in the order of their names; at least one
+  std::vector<std::string> ignore;  ///< modules that stay as they are
+};
+
+/// That object as `fathom quantize` writes it.
+nlohmann::ordered_json integer_config_json(const IntegerConfig& config);
 
 /// The fields of `config.json` that change the mathematics, spelled as in the Hugging Face file.
 struct ModelConfig {
@@ -61,6 +75,7 @@ struct ModelConfig {
   std::optional<int64_t> bos_token_id;
   std::vector<int64_t> eos_token_ids;  ///< `eos_token_id` may be a number or a list
   std::optional<Fp8Config> fp8;
+  std::optional<IntegerConfig> integers;  ///< never together with `fp8`
   std::string torch_dtype = "bfloat16";
 
   int64_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }

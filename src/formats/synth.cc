@@ -358,6 +358,7 @@ SynthResult write_random_checkpoint(const SynthOptions& given) {
   SynthOptions options = given;
   options.config.torch_dtype = "bfloat16";
   if (!options.fp8) options.config.fp8.reset();
+  options.config.integers.reset();
   if (options.fp8 && !options.config.fp8) options.config.fp8 = Fp8Config{};
   if (options.tokenizer_directory.empty()) {
     // The tokenizer of bytes numbers its few tokens without holes, or added tokens could not be behind them.

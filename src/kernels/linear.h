@@ -14,7 +14,7 @@ namespace fathom {
 /// A matrix as the checkpoint stores it: W [rows = out, cols = in], row-major, in memory that somebody else owns; or in
 /// integers, in the panels of integer_weight.h.
 struct Weight {
-  DType dtype = DType::f32;  ///< f32, f16, bf16 or f8_e4m3; u8 for panels of integers
+  DType dtype = DType::f32;  ///< f32, f16, bf16 or f8_e4m3; u8 for panels of integers, i32 for packed ones
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t row_stride = 0;  ///< elements from one row to the next
@@ -27,6 +27,10 @@ struct Weight {
   int bits = 0;
   int64_t group = 0;
   bool zero_point = false;
+  /// Integers as a checkpoint stores them, dtype i32 (see PackedRows); `data` are the words, `row_stride` counts them.
+  /// Nothing multiplies with those: `take_weights` brings them into panels.
+  const std::byte* packed_scales = nullptr;
+  const std::byte* packed_zeros = nullptr;
 
   int64_t scale_cols() const { return (cols + block_cols - 1) / block_cols; }
   const std::byte* row(int64_t r) const { return data + static_cast<size_t>(r * row_stride) * dtype_bytes(dtype); }

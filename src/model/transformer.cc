@@ -34,6 +34,41 @@ void report_latents(const LoadedModel& model, int64_t layer, const Batch& batch,
   probe.values(layer, "k_pe", k_pe.data(), T, config.qk_rope_head_dim);
 }
 
+// The buffers of the attention still hold what its products met.
+void report_attention_inputs(const LoadedModel& model, int64_t layer, int64_t T, const Workspace& ws,
+                             ForwardProbe& probe) {
+  const ModelConfig& c = model.config;
+  probe.input(layer, "attention", -1, ws.normed.as<float>(), nullptr, T, c.hidden_size);
+  if (c.q_lora_rank) probe.input(layer, "q_b_proj", -1, ws.q_latent.as<float>(), nullptr, T, *c.q_lora_rank);
+  probe.input(layer, "o_proj", -1, ws.attended.as<float>(), nullptr, T, c.num_attention_heads * c.v_head_dim);
+}
+
+// Likewise those of the feed-forward. Experts from an ExpertStore leave theirs in another order, and are not reported.
+void report_feed_forward_inputs(const LoadedModel& model, int64_t layer, int64_t T, const Workspace& ws,
+                                ForwardProbe& probe) {
+  const ModelConfig& c = model.config;
+  const LayerWeights& weights = model.weights.layers[static_cast<size_t>(layer)];
+  const auto* x = ws.normed.as<float>();
+  const auto* inner = ws.inner.as<float>();
+  if (weights.mlp) {
+    probe.input(layer, "gate_up", -1, x, nullptr, T, c.hidden_size);
+    probe.input(layer, "down_proj", -1, inner, nullptr, T, c.intermediate_size);
+    return;
+  }
+  if (model.experts) return;
+  const int64_t size = c.moe_intermediate_size;
+  for (int64_t e = 0; e < c.n_routed_experts; ++e) {
+    const int64_t begin = ws.expert_begin[static_cast<size_t>(e)];
+    const int64_t rows = ws.expert_begin[static_cast<size_t>(e) + 1] - begin;
+    if (rows == 0) continue;
+    probe.input(layer, "gate_up", e, x, ws.slot_token.data() + begin, rows, c.hidden_size);
+    probe.input(layer, "down_proj", e, inner + begin * size, nullptr, rows, size);
+  }
+  if (!weights.moe->shared_experts) return;
+  probe.input(layer, "gate_up", -1, x, nullptr, T, c.hidden_size);
+  probe.input(layer, "down_proj", -1, inner + T * c.num_experts_per_tok * size, nullptr, T, c.n_shared_experts * size);
+}
+
 void add(float* to, const float* what, int64_t T, int64_t n, ThreadTeam& team) {
   team.parallel_for(T, [&](int64_t t, int) {
     for (int64_t k = t * n; k < (t + 1) * n; ++k) to[k] += what[k];
@@ -59,6 +94,7 @@ void transformer_layer(const LoadedModel& model, int64_t layer, const Batch& bat
   if (tape != nullptr) tape->input.put_rows(x, T, team);
   normalise(x, weights.input_layernorm, model, T, ws.normed.as<float>(), team);
   latent_attention(model, layer, batch, ws, team, tape);
+  if (probe != nullptr) report_attention_inputs(model, layer, T, ws, *probe);
   add(x, ws.branch.as<float>(), T, hidden, team);
   if (tape != nullptr) tape->middle.put_rows(x, T, team);
 
@@ -71,6 +107,7 @@ void transformer_layer(const LoadedModel& model, int64_t layer, const Batch& bat
   add(x, ws.branch.as<float>(), T, hidden, team);
 
   if (probe == nullptr) return;
+  report_feed_forward_inputs(model, layer, T, ws, *probe);
   report_latents(model, layer, batch, *probe);
   probe->values(layer, "hidden", x, T, hidden);
   if (weights.moe) {
@@ -126,24 +163,23 @@ OperandRounding LoadedModel::head_rounding(const Weight& weight) const {
 
 std::unique_ptr<LoadedModel> open_model(const std::string& directory, const OpenOptions& options, ThreadTeam& team) {
   auto model = std::make_unique<LoadedModel>();
-  model->compute = options.compute.value_or(default_compute(options.weights.storage));
-  model->held = options.weights;
+  model->checkpoint = std::make_unique<Checkpoint>(directory);
+  model->config = model->checkpoint->config();
+  model->compute = options.compute.value_or(default_compute(options.weights.storage, &model->config));
   model->fp8_cache = options.fp8_cache;
   if (options.fp8_cache && model->cache_dtype() == DType::f32) {
     throw_bad_input("An FP8 cache goes with compute bf16 or int8; {} was asked for, whose cache is float32.",
                     compute_mode_name(model->compute));
   }
-  check_weight_options(options.weights, model->compute);
-  model->checkpoint = std::make_unique<Checkpoint>(directory);
-  model->config = model->checkpoint->config();
+  model->held = options_for(model->config, options.weights, model->compute, directory);
   const uint64_t experts_in_memory = options.weights.experts_in_memory;
   model->weights =
-      load_weights(*model->checkpoint, options.weights.storage == WeightStorage::mapped, experts_in_memory > 0);
+      load_weights(*model->checkpoint, model->held.storage == WeightStorage::mapped, experts_in_memory > 0);
   if (experts_in_memory > 0) {
     model->experts = std::make_unique<ExpertStore>(*model->checkpoint, model->weights, experts_in_memory);
   }
   model->rope = make_rope(model->config);
-  const WeightPlan plan = plan_weights(*model->checkpoint, model->weights, options.weights);
+  const WeightPlan plan = plan_weights(*model->checkpoint, model->weights, model->held);
   check_memory(plan, system_memory(), directory);
   if (options.on_plan) options.on_plan(*model, plan);
   take_weights(plan, *model->checkpoint, model->weights, team, options.on_progress);

@@ -55,7 +55,7 @@ struct OpenOptions {
   std::function<void(uint64_t done, uint64_t total)> on_progress;
 };
 
-/// Opens `directory`. `bad_input`: see Checkpoint, load_weights and check_weight_options; or `fp8_cache` with another
+/// Opens `directory`. `bad_input`: see Checkpoint, load_weights and options_for; or `fp8_cache` with another
 /// mode. `failure`: see check_memory and take_weights. The team works only if weights are brought into memory.
 std::unique_ptr<LoadedModel> open_model(const std::string& directory, const OpenOptions& options, ThreadTeam& team);
 
@@ -97,6 +97,11 @@ class ForwardProbe {
   virtual void values(int64_t layer, std::string_view what, const float* values, int64_t rows, int64_t cols) = 0;
   /// `what` is "router.index".
   virtual void indices(int64_t layer, std::string_view what, const int32_t* values, int64_t rows, int64_t cols) = 0;
+  /// What linear weights of a main layer are multiplied with, before it is rounded: x [·, cols], of which `row_index`
+  /// (may be null) picks the rows. `product` is "attention" (q_a_proj or q_proj, kv_a_proj_with_mqa), "q_b_proj",
+  /// "o_proj", "gate_up" or "down_proj"; `expert` a routed expert, −1 for the dense feed-forward or the shared experts.
+  virtual void input(int64_t /*layer*/, std::string_view /*product*/, int64_t /*expert*/, const float* /*x*/,
+                     const int32_t* /*row_index*/, int64_t /*rows*/, int64_t /*cols*/) {}
 };
 
 /// Working memory of forward passes of up to `max_tokens` tokens: named tensors, taken once. One pass at a time.

@@ -11,6 +11,8 @@
 
 #include "base/error.h"
 #include "base/interrupt.h"
+#include "base/number_formats.h"
+#include "kernels/packed_integers.h"
 
 namespace fathom {
 namespace {
@@ -39,8 +41,14 @@ size_t scale_bytes(const Weight& weight) {
                                      : static_cast<size_t>(scale_rows(weight) * weight.scale_cols()) * sizeof(float);
 }
 
+// Integers as the checkpoint stores them.
+bool is_packed(const Weight& weight) {
+  return weight.dtype == DType::i32;
+}
+
+// Of a packed weight those of the codes alone.
 size_t row_bytes(const Weight& weight) {
-  return static_cast<size_t>(weight.cols) * dtype_bytes(weight.dtype);
+  return static_cast<size_t>(is_packed(weight) ? weight.row_stride : weight.cols) * dtype_bytes(weight.dtype);
 }
 
 enum class Role { projection, head, kept, embedding };
@@ -137,6 +145,7 @@ class Planner {
     std::optional<IntegerFormat> format;
     if (plan_.options.integer() && role == Role::projection) format = projection_format(plan_.options);
     if (plan_.options.integer() && role == Role::head) format = head_format(plan_.options);
+    if (is_packed(weight)) format = integer_format(weight);
     tensor(weight, format, false).weights.push_back(&weight);
   }
 
@@ -253,6 +262,7 @@ class Taker {
   // Whole panels and whole blocks of scales.
   static int64_t rows_of_piece(const HeldTensor& tensor) {
     int64_t unit = 1;
+    // A panel has twice or four times the rows that share a word of zero points.
     if (tensor.integer) unit = std::lcm(kPanelRows, std::max<int64_t>(tensor.source.block_rows, 1));
     const int64_t row = std::max<int64_t>(static_cast<int64_t>(row_bytes(tensor.source)), 1);
     return std::max<int64_t>(kPieceBytes / row / unit, 1) * unit;
@@ -311,8 +321,12 @@ class Taker {
     const int64_t rows = piece.row_end - piece.row_begin;
     const size_t skipped = static_cast<size_t>(piece.row_begin) * row_bytes(source);
     if (tensor.integer) {
+      std::byte* panels =
+          memory_ + tensor.offset +
+          static_cast<size_t>(piece.row_begin / kPanelRows) * integer_panel_bytes(*tensor.integer, source.cols);
       scratch.rows.reserve(piece.bytes());
       read(source.data, skipped, scratch.rows.as<std::byte>(), piece.bytes());
+      if (is_packed(source)) return take_packed(piece, *tensor.integer, scratch, panels);
       Weight part = source;
       part.rows = rows;
       part.data = scratch.rows.as<std::byte>();
@@ -323,10 +337,7 @@ class Taker {
              scratch.scales.as<std::byte>(), static_cast<size_t>(scale_rows(part)) * stride);
         part.scale_inv = scratch.scales.as<float>();
       }
-      pack_integer_rows(
-          part, 0, rows, *tensor.integer,
-          memory_ + tensor.offset +
-              static_cast<size_t>(piece.row_begin / kPanelRows) * integer_panel_bytes(*tensor.integer, source.cols));
+      pack_integer_rows(part, 0, rows, *tensor.integer, panels);
       return;
     }
     const size_t stride = static_cast<size_t>(tensor.held.row_stride) * dtype_bytes(source.dtype);
@@ -344,6 +355,51 @@ class Taker {
     if (piece.row_begin == 0 && source.scale_inv != nullptr) {
       read(source.scale_inv, 0, memory_ + tensor.scale_offset, scale_bytes(source));
     }
+  }
+
+  // The codes are in `scratch.rows`.
+  void take_packed(const Piece& piece, const IntegerFormat& format, Scratch& scratch, std::byte* panels) const {
+    const Weight& source = piece.tensor->source;
+    const int64_t rows = piece.row_end - piece.row_begin;
+    const auto groups = static_cast<size_t>(packed_groups(format, source.cols));
+    const size_t scale_bytes = static_cast<size_t>(rows) * groups * sizeof(uint16_t);
+    const size_t zero_bytes =
+        format.zero_point ? static_cast<size_t>(packed_zero_words(format, rows)) * groups * sizeof(uint32_t) : 0;
+    scratch.scales.reserve(scale_bytes + zero_bytes);
+    PackedRows packed{scratch.rows.as<std::byte>(), scratch.scales.as<std::byte>(), nullptr};
+    read(source.packed_scales, static_cast<size_t>(piece.row_begin) * groups * sizeof(uint16_t),
+         scratch.scales.as<std::byte>(), scale_bytes);
+    if (format.zero_point) {
+      const auto first_word = static_cast<size_t>(piece.row_begin / rows_per_zero_word(format));
+      packed.zeros = scratch.scales.as<std::byte>() + scale_bytes;
+      read(source.packed_zeros, first_word * groups * sizeof(uint32_t), scratch.scales.as<std::byte>() + scale_bytes,
+           zero_bytes);
+    }
+    check_scales(packed.scales, rows * static_cast<int64_t>(groups), source);
+    panels_of_packed_rows(packed, rows, source.cols, format, panels);
+  }
+
+  // A scale that is no number would make every answer NaN, and one below zero is none of ours: the file is broken.
+  void check_scales(const std::byte* scales, int64_t count, const Weight& source) const {
+    constexpr uint16_t kInfinity = 0x7f80;
+    for (int64_t i = 0; i < count; ++i) {
+      uint16_t bits;
+      std::memcpy(&bits, scales + 2 * i, sizeof(bits));
+      if (bits < kInfinity) continue;
+      throw_bad_input("{}: a scale is not a number of at least 0, found {}", name_of(source.packed_scales),
+                      bf16_to_f32(bits));
+    }
+  }
+
+  // The tensor of a checkpoint whose bytes lie there, behind its file's name.
+  std::string name_of(const std::byte* address) const {
+    const SourceFiles::Place place = files_.place(address);
+    if (place.file < 0) return "a tensor";
+    const SafetensorsFile& file = *files_.files()[static_cast<size_t>(place.file)];
+    for (const SafetensorsEntry& entry : file.entries()) {
+      if (entry.begin == place.offset) return file.path() + ": " + printable_name(entry.name);
+    }
+    return file.path();
   }
 
   // `bytes` bytes from `skip` behind an address that the checkpoint gave out. From the file, not through its mapping:
@@ -393,8 +449,35 @@ std::optional<WeightStorage> weight_storage_from_name(std::string_view name) {
   return std::nullopt;
 }
 
-ComputeMode default_compute(WeightStorage storage) {
-  return WeightOptions{storage}.integer() ? ComputeMode::int8 : ComputeMode::bf16;
+ComputeMode default_compute(WeightStorage storage, const ModelConfig* config) {
+  const bool integers = WeightOptions{storage}.integer() || (config != nullptr && config->integers);
+  return integers ? ComputeMode::int8 : ComputeMode::bf16;
+}
+
+WeightOptions options_for(const ModelConfig& config, WeightOptions options, ComputeMode compute,
+                          std::string_view directory) {
+  check_weight_options(options, compute);
+  if (!config.integers) return options;
+  if (options.integer()) {
+    throw_bad_input(
+        "{}: its weights are stored in integers and are held as they are; leave --weights {} out, or quantize the "
+        "checkpoint that it was made of for other integers.",
+        directory, weight_storage_name(options.storage));
+  }
+  if (options.experts_in_memory > 0) {
+    throw_bad_input(
+        "{}: its weights are stored in integers, which are brought into another order when they are read; experts "
+        "cannot be fetched from the files (--experts-in-memory).",
+        directory);
+  }
+  if (compute == ComputeMode::w8a8) {
+    throw_bad_input(
+        "{}: the compute mode w8a8 multiplies weights that are stored in FP8, and these are stored in integers; choose "
+        "int8, bf16 or fp32.",
+        directory);
+  }
+  options.storage = WeightStorage::memory;
+  return options;
 }
 
 void check_weight_options(const WeightOptions& options, ComputeMode compute) {
@@ -442,11 +525,14 @@ WeightPlan plan_weights(const Checkpoint& checkpoint, ModelWeights& weights, con
 
 void check_memory(const WeightPlan& plan, const SystemMemory& memory, const std::string& directory) {
   if (memory.available_bytes == 0 || plan.memory_bytes <= memory.available_bytes) return;
-  throw_failure(
-      "{}: held as \"{}\" the weights take {:.1f} GB of memory, and this machine has {:.1f} GB available; \"mapped\" "
-      "needs none.",
-      directory, weight_storage_name(plan.options.storage), static_cast<double>(plan.memory_bytes) / 1e9,
-      static_cast<double>(memory.available_bytes) / 1e9);
+  const bool packed = std::any_of(plan.tensors.begin(), plan.tensors.end(),
+                                  [](const HeldTensor& tensor) { return is_packed(tensor.source); });
+  throw_failure("{}: held {} the weights take {:.1f} GB of memory, and this machine has {:.1f} GB available{}.",
+                directory,
+                packed ? std::string("in integers, as they are stored,")
+                       : fmt::format("as \"{}\"", weight_storage_name(plan.options.storage)),
+                static_cast<double>(plan.memory_bytes) / 1e9, static_cast<double>(memory.available_bytes) / 1e9,
+                packed ? "" : "; \"mapped\" needs none");
 }
 
 void take_weights(const WeightPlan& plan, const Checkpoint& checkpoint, ModelWeights& weights, ThreadTeam& team,

@@ -36,12 +36,19 @@ struct WeightOptions {
   bool integer() const { return storage == WeightStorage::int8 || storage == WeightStorage::int4; }
 };
 
-/// bf16; int8 where the weights are integers.
-ComputeMode default_compute(WeightStorage storage);
+/// bf16; int8 where the weights are integers, be it that `config` (may be null) says that they are stored so.
+ComputeMode default_compute(WeightStorage storage, const ModelConfig* config);
 
 /// `bad_input` if the options contradict themselves or the compute mode: a group that is none, integer options for
 /// weights that are none, w8a8 with integer weights.
 void check_weight_options(const WeightOptions& options, ComputeMode compute);
+
+/// The options with which a checkpoint of this config opens: those given, but `memory` instead of `mapped` where its
+/// weights are stored in integers, because panels have another order than the file. `bad_input`: see
+/// check_weight_options; or int8, int4, `experts_in_memory` or w8a8 with weights that are stored in integers.
+/// `directory` is for the sentence.
+WeightOptions options_for(const ModelConfig& config, WeightOptions options, ComputeMode compute,
+                          std::string_view directory);
 
 /// Formats of projections and feed-forwards, and of the heads. Integers only.
 IntegerFormat projection_format(const WeightOptions& options);
@@ -68,9 +75,9 @@ struct WeightPlan {
 };
 
 /// Decides for every tensor of `weights` (views on the mapped files) where it will lie. Integers: the projections of
-/// the attention, all feed-forwards and experts, eh_proj and the heads. As stored: router, kv_b_proj (absorbed
-/// attention uses it from both sides), norms. The embedding stays mapped: a token reads one row of it. The plan points
-/// into `weights`.
+/// the attention, all feed-forwards and experts, eh_proj and the heads. Weights that are stored in integers become
+/// panels of the same. As stored: router, kv_b_proj (absorbed attention uses it from both sides), norms. The embedding
+/// stays mapped: a token reads one row of it. The plan points into `weights`.
 WeightPlan plan_weights(const Checkpoint& checkpoint, ModelWeights& weights, const WeightOptions& options);
 
 /// `failure` with both figures if the plan takes more memory than is available (0: not known).

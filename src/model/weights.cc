@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/number_formats.h"
+#include "formats/packed_matrix.h"
 #include "kernels/norm.h"
 #include "kernels/router.h"
 
@@ -40,6 +41,10 @@ class Loader {
 
  private:
   TensorView shaped(const std::string& name, const Shape& shape) {
+    if (!source_.has(name) && source_.has(name + "_packed")) {
+      throw_bad_input("{}: tensor {} is stored in integers; this one has to be F32, BF16, F16{}.", source_.name, name,
+                      shape.size() == 2 ? " (kv_b_proj also F8_E4M3)" : "");
+    }
     TensorView view = source_.tensor(name);
     if (view.shape != shape) {
       throw_bad_input("{}: tensor {} has shape {}; config.json calls for {}.", source_.name, name,
@@ -78,7 +83,25 @@ class Loader {
     return dense_weight(view.dtype, view.data, view.shape[0], view.shape[1], view.shape[1]);
   }
 
+  bool has_matrix(const std::string& name) const {
+    return source_.has(name) || (checkpoint_ != nullptr && is_packed(*checkpoint_, name));
+  }
+
+  // A matrix that may also be stored in integers.
   Weight weight(const std::string& name, int64_t rows, int64_t cols) {
+    if (checkpoint_ == nullptr || !is_packed(*checkpoint_, name)) return float_weight(name, rows, cols);
+    const PackedMatrix matrix = packed_matrix(*checkpoint_, name, {rows, cols});
+    const auto data = [&](const SafetensorsEntry& entry) { return checkpoint_->tensor(entry.name).data; };
+    Weight result = dense_weight(DType::i32, data(*matrix.words), rows, cols, packed_words(matrix.format, cols));
+    result.bits = matrix.format.bits;
+    result.group = matrix.format.group;
+    result.zero_point = matrix.format.zero_point;
+    result.packed_scales = data(*matrix.scales);
+    if (matrix.zeros != nullptr) result.packed_zeros = data(*matrix.zeros);
+    return result;
+  }
+
+  Weight float_weight(const std::string& name, int64_t rows, int64_t cols) {
     const TensorView view = aligned_if_asked(shaped(name, {rows, cols}));
     Weight result = as_weight(view);
     if (describe_only_) result.data = nullptr;
@@ -152,16 +175,22 @@ class Loader {
     result.kv_a_proj_with_mqa =
         weight(prefix + "kv_a_proj_with_mqa.weight", config_.kv_lora_rank + config_.qk_rope_head_dim, hidden);
     result.kv_a_layernorm = gain(prefix + "kv_a_layernorm.weight", config_.kv_lora_rank);
-    result.kv_b_proj = weight(prefix + "kv_b_proj.weight", heads * (config_.qk_nope_head_dim + config_.v_head_dim),
-                              config_.kv_lora_rank);
+    result.kv_b_proj = float_weight(prefix + "kv_b_proj.weight",
+                                    heads * (config_.qk_nope_head_dim + config_.v_head_dim), config_.kv_lora_rank);
     result.o_proj = weight(prefix + "o_proj.weight", hidden, heads * config_.v_head_dim);
     return result;
   }
 
   MlpWeights mlp(const std::string& prefix, int64_t inner) {
-    return {weight(prefix + "gate_proj.weight", inner, config_.hidden_size),
-            weight(prefix + "up_proj.weight", inner, config_.hidden_size),
-            weight(prefix + "down_proj.weight", config_.hidden_size, inner)};
+    MlpWeights result = {weight(prefix + "gate_proj.weight", inner, config_.hidden_size),
+                         weight(prefix + "up_proj.weight", inner, config_.hidden_size),
+                         weight(prefix + "down_proj.weight", config_.hidden_size, inner)};
+    // They meet the same activations, prepared once.
+    if (result.gate_proj.dtype != result.up_proj.dtype) {
+      throw_bad_input("{}: {}gate_proj and up_proj are stored in different formats; they must share theirs.",
+                      source_.name, prefix);
+    }
+    return result;
   }
 
   MoeWeights moe(const std::string& prefix) {
@@ -193,7 +222,7 @@ class Loader {
 
   MtpWeights mtp(const std::string& prefix) {
     const int64_t hidden = config_.hidden_size;
-    if (!source_.has(prefix + "eh_proj.weight")) {
+    if (!has_matrix(prefix + "eh_proj.weight")) {
       throw_bad_input(
           "{}: config.json says num_nextn_predict_layers is {}, but the files hold no {}eh_proj.weight; where the MTP "
           "layer "
@@ -209,7 +238,7 @@ class Loader {
     const std::string head = prefix + "shared_head.head.weight";
     result.embed_tokens =
         source_.has(embedding) ? matrix(embedding, config_.vocab_size, hidden) : weights_.embed_tokens;
-    result.shared_head = source_.has(head) ? weight(head, config_.vocab_size, hidden) : weights_.lm_head;
+    result.shared_head = has_matrix(head) ? weight(head, config_.vocab_size, hidden) : weights_.lm_head;
     return result;
   }
 

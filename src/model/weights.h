@@ -82,7 +82,8 @@ ModelWeights bind_weights(const ModelConfig& config, const TensorSource& source)
 /// says, or a type that cannot be computed with. Reads no data but the correction biases and scales that are not
 /// float32. Without `aligned`, tensors stay where they lie even if that is not aligned to their element: for
 /// `take_weights`, which copies them anyway. With `experts_apart` the routed experts are checked and described, without
-/// data and scales: an ExpertStore fetches them.
+/// data and scales: an ExpertStore fetches them. Matrices that are stored in integers become weights of dtype i32,
+/// which only `take_weights` can use.
 ModelWeights load_weights(const Checkpoint& checkpoint, bool aligned = true, bool experts_apart = false);
 
 }  // namespace fathom

@@ -221,6 +221,13 @@ Parameters plan_parameters(const ModelConfig& config) {
 }
 
 Parameters load_parameters(const Checkpoint& checkpoint) {
+  if (checkpoint.config().integers) {
+    throw_bad_input(
+        "{}: its weights are stored in integers, which cannot be trained; begin with the checkpoint that it was made "
+        "of, "
+        "or cast this one to bf16 first.",
+        checkpoint.directory());
+  }
   Parameters parameters = plan_parameters(checkpoint.config());
   take_arrays(parameters);
   for (const Parameter& parameter : parameters.list) load_tensor(checkpoint, parameter, parameters.master(parameter));

@@ -7,7 +7,9 @@
 
 #include "base/error.h"
 #include "formats/json.h"
+#include "formats/packed_matrix.h"
 #include "formats/tensor_table.h"
+#include "kernels/norm.h"
 #include "kernels/quantize.h"
 #include "weights/tensor_values.h"
 
@@ -19,7 +21,9 @@ using nlohmann::ordered_json;
 
 constexpr int64_t kBlock = 128;
 
-OutputTensor copied(const SafetensorsEntry& entry, const TensorReader& reader) {
+}  // namespace
+
+OutputTensor copied_tensor(const SafetensorsEntry& entry, const TensorReader& reader) {
   OutputTensor tensor{entry.name, entry.dtype, entry.shape, {}};
   tensor.make = [&reader, name = entry.name](int64_t first, int64_t count, std::byte* out) {
     reader.read(name, first, count, out);
@@ -27,7 +31,7 @@ OutputTensor copied(const SafetensorsEntry& entry, const TensorReader& reader) {
   return tensor;
 }
 
-OutputTensor cast_to_bf16(const Checkpoint& checkpoint, const SafetensorsEntry& entry, const TensorReader& reader) {
+OutputTensor tensor_as_bf16(const Checkpoint& checkpoint, const SafetensorsEntry& entry, const TensorReader& reader) {
   const SafetensorsEntry& scales = scales_of(checkpoint, entry);
   const Fp8Config fp8 = checkpoint.config().fp8.value_or(Fp8Config{});
   OutputTensor tensor{entry.name, DType::bf16, entry.shape, {}};
@@ -43,6 +47,21 @@ OutputTensor cast_to_bf16(const Checkpoint& checkpoint, const SafetensorsEntry& 
     reader.read(scale_name, first / block_rows, scale_rows, reinterpret_cast<std::byte*>(factors.data()));
     dequantize_weight_bf16(codes.data(), factors.data(), count, cols, block_rows, block_cols,
                            reinterpret_cast<uint16_t*>(out));
+  };
+  return tensor;
+}
+
+namespace {
+
+OutputTensor integers_to_bf16(const Checkpoint& checkpoint, const std::string& weight, const TensorReader& reader) {
+  const auto source = std::make_shared<const ValueReader>(checkpoint, reader, weight);
+  OutputTensor tensor{weight, DType::bf16, source->shape(), {}};
+  tensor.make = [source](int64_t first, int64_t count, std::byte* out) {
+    std::vector<std::byte> words(static_cast<size_t>(count) * row_bytes(DType::i32, source->entry().shape));
+    std::vector<float> values(static_cast<size_t>(count * source->cols()));
+    source->read_bytes(first, count, words.data());
+    source->values(first, count, words.data(), values.data());
+    convert_f32_to_bf16(values.data(), count * source->cols(), reinterpret_cast<uint16_t*>(out));
   };
   return tensor;
 }
@@ -76,9 +95,7 @@ void add_cast_to_fp8(const SafetensorsEntry& entry, const TensorReader& reader, 
 }
 
 std::string cast_config(const Checkpoint& checkpoint, const CastOptions& options) {
-  const std::string path = (fs::path(checkpoint.directory()) / "config.json").string();
-  constexpr size_t kLargestConfig = size_t{16} << 20;
-  ordered_json config = parse_ordered_json(read_file(path, kLargestConfig), path);
+  ordered_json config = read_config_json(checkpoint.directory());
   config.erase("quantization_config");
   if (options.to == CastTo::fp8) {
     ordered_json fp8 = {{"activation_scheme", "dynamic"},
@@ -93,8 +110,21 @@ std::string cast_config(const Checkpoint& checkpoint, const CastOptions& options
 
 }  // namespace
 
+nlohmann::ordered_json read_config_json(const std::string& directory) {
+  constexpr size_t kLargestConfig = size_t{16} << 20;
+  const std::string path = (fs::path(directory) / "config.json").string();
+  return parse_ordered_json(read_file(path, kLargestConfig), path);
+}
+
 RewritePlan plan_cast(const Checkpoint& checkpoint, const TensorReader& reader, const CastOptions& options) {
   const bool to_fp8 = options.to == CastTo::fp8;
+  if (to_fp8 && checkpoint.config().integers) {
+    throw_bad_input(
+        "{}: its weights are stored in integers, and FP8 of them would be rounded twice; cast the checkpoint that it "
+        "was "
+        "made of, or this one to bf16 first",
+        checkpoint.directory());
+  }
   std::unordered_set<std::string> quantizable;
   for (const TensorSpec& spec : tensor_table(checkpoint.config())) {
     if (spec.quantizable) quantizable.insert(spec.name);
@@ -122,19 +152,25 @@ RewritePlan plan_cast(const Checkpoint& checkpoint, const TensorReader& reader, 
         }
       } else {
         if (is_scale) continue;
+        if (const std::optional<std::string> weight = packed_weight_of(checkpoint, entry.name)) {
+          if (entry.name != PackedNames(*weight).words) continue;
+          shard.tensors.push_back(integers_to_bf16(checkpoint, *weight, reader));
+          ++changed;
+          continue;
+        }
         if (entry.dtype == DType::f8_e4m3 && entry.shape.size() == 2) {
-          shard.tensors.push_back(cast_to_bf16(checkpoint, entry, reader));
+          shard.tensors.push_back(tensor_as_bf16(checkpoint, entry, reader));
           ++changed;
           continue;
         }
       }
-      shard.tensors.push_back(copied(entry, reader));
+      shard.tensors.push_back(copied_tensor(entry, reader));
     }
     plan.shards.push_back(std::move(shard));
   }
   if (changed == 0) {
     throw_bad_input("{}: no matrix in it is {}: there is nothing to cast", checkpoint.directory(),
-                    to_fp8 ? "one that is stored in FP8" : "in FP8");
+                    to_fp8 ? "one that is stored in FP8" : "in FP8 or in integers");
   }
   plan.texts = {{"config.json", cast_config(checkpoint, options)},
                 {"model.safetensors.index.json", index_json(plan.shards)}};

@@ -13,6 +13,7 @@
 #include "base/growing_file.h"
 #include "base/number_formats.h"
 #include "formats/json.h"
+#include "formats/packed_matrix.h"
 #include "formats/tensor_table.h"
 #include "formats/tokenizer_json.h"
 #include "weights/gguf_names.h"
@@ -39,6 +40,12 @@ class RowReader {
  public:
   RowReader(const Checkpoint& checkpoint, const TensorReader& reader, const TensorSpec& spec)
       : reader_(reader), name_(spec.name) {
+    if (is_packed(checkpoint, name_)) {
+      packed_matrix(checkpoint, name_, spec.shape);
+      integers_.emplace(checkpoint, reader, name_);
+      cols_ = spec.shape[1];
+      return;
+    }
     const SafetensorsEntry& entry = *checkpoint.place(name_).entry;
     dtype_ = entry.dtype;
     if (entry.shape != spec.shape) {
@@ -61,6 +68,11 @@ class RowReader {
 
   void read(int64_t first, int64_t count, float* out) const {
     const auto values = static_cast<size_t>(count * cols_);
+    if (integers_) {
+      std::vector<std::byte> words(static_cast<size_t>(count) * row_bytes(DType::i32, integers_->entry().shape));
+      integers_->read_bytes(first, count, words.data());
+      return integers_->values(first, count, words.data(), out);
+    }
     std::vector<std::byte> stored(values * dtype_bytes(dtype_));
     reader_.read(name_, first, count, stored.data());
     if (dtype_ == DType::f8_e4m3) {
@@ -90,7 +102,8 @@ class RowReader {
 
   const TensorReader& reader_;
   std::string name_, scale_name_;
-  DType dtype_;
+  std::optional<ValueReader> integers_;
+  DType dtype_ = DType::f32;
   int64_t cols_ = 1, scale_cols_ = 0, block_rows_ = 1, block_cols_ = 1;
 };
 
@@ -235,7 +248,7 @@ std::vector<GgufOutputTensor> all_tensors(const Source& source, const std::vecto
       if (std::ssize(list) == source.config.n_routed_experts) tensors.push_back(stacked(source, list));
       continue;
     }
-    if (spec.optional && (!source.checkpoint.has(spec.name) || spec.role == TensorRole::head)) continue;
+    if (spec.optional && (!has_values(source.checkpoint, spec.name) || spec.role == TensorRole::head)) continue;
     if (is_kv_b_proj(spec)) {
       tensors.push_back(k_b(source, spec));
       tensors.push_back(v_b(source, spec));

@@ -255,6 +255,13 @@ std::string hugging_face_name(const std::string& demo_name) {
 RewritePlan plan_split(const Checkpoint& checkpoint, const TensorReader& reader, const SplitOptions& options) {
   const ModelConfig& config = checkpoint.config();
   const int64_t ranks = options.ranks;
+  if (config.integers) {
+    throw_bad_input(
+        "{}: its weights are stored in integers, which the official demo does not read; split the checkpoint that it "
+        "was "
+        "made of, or cast this one to bf16 first",
+        checkpoint.directory());
+  }
   if (ranks < 1) throw_bad_input("--model-parallel: expected at least 1 rank, found {}", ranks);
   if (config.n_routed_experts % ranks != 0) {
     throw_bad_input("--model-parallel: {} ranks cannot share {} routed experts evenly", ranks, config.n_routed_experts);

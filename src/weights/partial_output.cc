@@ -125,12 +125,19 @@ void PartialOutput::save() const {
   file.commit();
 }
 
+void check_free_disk(const std::string& out, const std::filesystem::path& place, uint64_t missing) {
+  const uint64_t free = free_disk_bytes(place.string());
+  if (missing <= free) return;
+  throw_failure("{}: {:.2f} GB are to be written, and the disk has {:.2f} GB free", out,
+                static_cast<double>(missing) / 1e9, static_cast<double>(free) / 1e9);
+}
+
 void PartialOutput::require_free(uint64_t missing) {
-  const uint64_t free = free_disk_bytes(directory_.string());
-  if (missing > free) {
+  try {
+    check_free_disk(out_, directory_, missing);
+  } catch (const Error&) {
     remove_if_unused();
-    throw_failure("{}: {:.2f} GB are to be written, and the disk has {:.2f} GB free", out_,
-                  static_cast<double>(missing) / 1e9, static_cast<double>(free) / 1e9);
+    throw;
   }
   save();  // from here on the directory says whose it is
 }

@@ -74,4 +74,7 @@ class PartialOutput {
   int lock_ = -1;
 };
 
+/// `failure`, naming `out`, if the disk of `place` does not hold `missing` bytes more.
+void check_free_disk(const std::string& out, const std::filesystem::path& place, uint64_t missing);
+
 }  // namespace fathom

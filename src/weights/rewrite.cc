@@ -126,6 +126,19 @@ uint64_t OutputShard::bytes() const {
   return sum;
 }
 
+void check_room(const RewritePlan& plan) {
+  const fs::path out = require_new_directory(plan.out);
+  uint64_t missing = 0;
+  for (const OutputShard& shard : plan.shards) {
+    if (!file_exists((out.string() + ".partial/") + shard.file)) missing += shard.bytes();
+  }
+  fs::path there = out;
+  std::error_code error;
+  while (!fs::exists(there, error) && there.has_parent_path() && there != there.parent_path())
+    there = there.parent_path();
+  check_free_disk(plan.out, there, missing);
+}
+
 RewriteResult rewrite_checkpoint(const RewritePlan& plan, ThreadTeam& team,
                                  const std::function<void(uint64_t done, uint64_t total)>& on_progress) {
   const auto start = std::chrono::steady_clock::now();

@@ -92,6 +92,10 @@ struct RewriteResult {
 RewriteResult rewrite_checkpoint(const RewritePlan& plan, ThreadTeam& team,
                                  const std::function<void(uint64_t done, uint64_t total)>& on_progress = {});
 
+/// `failure` if what of the plan is not in OUT.partial yet does not fit the disk, `bad_input` if OUT is there and not
+/// empty: what `rewrite_checkpoint` says first, for commands that have other work to do before it.
+void check_room(const RewritePlan& plan);
+
 /// Place, names, sizes, times and headers of files, as a text to compare.
 std::string source_identity(const std::string& directory, const std::vector<std::unique_ptr<SafetensorsFile>>& files);
 

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/number_formats.h"
+#include "formats/packed_matrix.h"
 #include "formats/tensor_table.h"
 
 namespace fathom {
@@ -43,6 +44,21 @@ bool is_scale_of_another(const Checkpoint& checkpoint, const std::string& name) 
   return name.ends_with(kScaleSuffix) && checkpoint.has(name.substr(0, name.size() - kScaleSuffix.size()));
 }
 
+bool is_part_of_another(const Checkpoint& checkpoint, const std::string& name) {
+  if (is_scale_of_another(checkpoint, name)) return true;
+  const std::optional<std::string> weight = packed_weight_of(checkpoint, name);
+  return weight && name != PackedNames(*weight).words;
+}
+
+std::string value_name_of(const Checkpoint& checkpoint, const std::string& name) {
+  const std::optional<std::string> weight = packed_weight_of(checkpoint, name);
+  return weight && name == PackedNames(*weight).words ? *weight : name;
+}
+
+bool has_values(const Checkpoint& checkpoint, const std::string& name) {
+  return checkpoint.has(name) || is_packed(checkpoint, name);
+}
+
 const SafetensorsEntry& scales_of(const Checkpoint& checkpoint, const SafetensorsEntry& matrix) {
   const std::string name = scale_name_of(matrix.name);
   if (!checkpoint.has(name)) {
@@ -59,8 +75,18 @@ const SafetensorsEntry& scales_of(const Checkpoint& checkpoint, const Safetensor
 }
 
 ValueReader::ValueReader(const Checkpoint& checkpoint, const TensorReader& reader, const std::string& name)
-    : reader_(reader), entry_(checkpoint.place(name).entry) {
-  const Shape& shape = entry_->shape;
+    : reader_(reader),
+      entry_(checkpoint.place(is_packed(checkpoint, name) ? PackedNames(name).words : name).entry),
+      packed_(name) {
+  if (is_packed(checkpoint, name)) {
+    const PackedMatrix matrix = packed_matrix(checkpoint, name);
+    shape_ = matrix.shape;
+    cols_ = shape_[1];
+    integers_ = matrix.format;
+    return;
+  }
+  shape_ = entry_->shape;
+  const Shape& shape = shape_;
   for (size_t axis = 1; axis < shape.size(); ++axis) cols_ *= shape[axis];
   const DType dtype = entry_->dtype;
   if (dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16) return;
@@ -82,6 +108,17 @@ void ValueReader::read_bytes(int64_t first, int64_t count, std::byte* to) const 
 }
 
 void ValueReader::values(int64_t first, int64_t count, const std::byte* bytes, float* values) const {
+  if (integers_) {
+    const int64_t groups = packed_groups(*integers_, cols_);
+    const int64_t per_word = rows_per_zero_word(*integers_);
+    std::vector<std::byte> scales(static_cast<size_t>(count * groups) * sizeof(uint16_t));
+    reader_.read(packed_.scales, first, count, scales.data());
+    const int64_t first_word = first / per_word;
+    const int64_t words = integers_->zero_point ? packed_zero_words(*integers_, first + count) - first_word : 0;
+    std::vector<std::byte> zeros(static_cast<size_t>(words * groups) * sizeof(uint32_t));
+    if (words > 0) reader_.read(packed_.zeros, first_word, words, zeros.data());
+    return unpack_packed_rows({bytes, scales.data(), zeros.data()}, count, cols_, *integers_, first % per_word, values);
+  }
   if (scales_.empty()) return floats_of(entry_->dtype, bytes, static_cast<size_t>(count * cols_), values);
   const std::array<float, 256>& table = e4m3_values();
   for (int64_t row = 0; row < count; ++row) {

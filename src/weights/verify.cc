@@ -9,6 +9,7 @@
 #include <unordered_map>
 
 #include "base/error.h"
+#include "formats/packed_matrix.h"
 #include "formats/tensor_table.h"
 #include "weights/rewrite.h"
 #include "weights/tensor_values.h"
@@ -34,7 +35,11 @@ bool is_power_of_two(float value) {
 class TensorCheck {
  public:
   TensorCheck(const Checkpoint& checkpoint, const TensorReader& reader, TensorReport& report)
-      : checkpoint_(checkpoint), reader_(reader), report_(report) {}
+      : checkpoint_(checkpoint),
+        reader_(reader),
+        report_(report),
+        value_name_(value_name_of(checkpoint, report.name)),
+        is_packed_part_(!is_scale_of_another(checkpoint, report.name) && is_part_of_another(checkpoint, report.name)) {}
 
   void compare_with(const Checkpoint* against, const TensorReader* reader) {
     against_ = against;
@@ -44,14 +49,14 @@ class TensorCheck {
   void run(const std::function<void(uint64_t bytes)>& on_bytes) {
     const SafetensorsEntry& entry = *checkpoint_.place(report_.name).entry;
     std::optional<ValueReader> values;
-    if (is_float(entry.dtype)) {
+    if (is_float(entry.dtype) || value_name_ != report_.name) {
       try {
-        values.emplace(checkpoint_, reader_, report_.name);
+        values.emplace(checkpoint_, reader_, value_name_);
       } catch (const Error& error) {
         report_.problems.push_back(error.what());
       }
     }
-    std::optional<ValueReader> other = other_values();
+    std::optional<ValueReader> other = other_values(values ? values->shape() : entry.shape);
     const int64_t rows = row_count(entry.shape);
     const uint64_t bytes = row_bytes(entry.dtype, entry.shape);
     const int64_t cols = values ? values->cols() : 1;
@@ -64,7 +69,7 @@ class TensorCheck {
     std::vector<float> other_numbers(other ? numbers.size() : 0);
     XXH3_state_t hash;
     XXH3_128bits_reset(&hash);
-    same_bytes_ = other && other->entry().dtype == entry.dtype;
+    same_bytes_ = other && other->entry().dtype == entry.dtype && other->entry().shape == entry.shape;
     for (int64_t row = 0; row < rows; row += at_once) {
       const int64_t count = std::min(at_once, rows - row);
       const uint64_t size = static_cast<uint64_t>(count) * bytes;
@@ -88,15 +93,17 @@ class TensorCheck {
   }
 
  private:
-  std::optional<ValueReader> other_values() {
-    if (against_ == nullptr || !against_->has(report_.name)) return std::nullopt;
-    const SafetensorsEntry& entry = *against_->place(report_.name).entry;
-    if (entry.shape != report_.shape) {
-      report_.problems.push_back(fmt::format("the other checkpoint has it as {}", shape_text(entry.shape)));
+  std::optional<ValueReader> other_values(const Shape& shape) {
+    // Parts of a matrix in integers mean something only together.
+    if (against_ == nullptr || is_packed_part_ || !has_values(*against_, value_name_)) return std::nullopt;
+    const bool packed = is_packed(*against_, value_name_);
+    if (!packed && !is_float(against_->place(value_name_).entry->dtype)) return std::nullopt;
+    ValueReader other(*against_, *against_reader_, value_name_);
+    if (other.shape() != shape) {
+      report_.problems.push_back(fmt::format("the other checkpoint has it as {}", shape_text(other.shape())));
       return std::nullopt;
     }
-    if (!is_float(entry.dtype)) return std::nullopt;
-    return ValueReader(*against_, *against_reader_, report_.name);
+    return other;
   }
 
   void look_at(const float* numbers, int64_t count) {
@@ -139,6 +146,7 @@ class TensorCheck {
       report_.problems.push_back("all of its numbers are zero");
     }
     if (is_scale_of_another(checkpoint_, entry.name)) check_scales();
+    if (is_packed_part_ && least_ < 0) report_.problems.push_back("some of its scales are below zero");
     if (!compared) return;
     report_.difference = TensorDifference{same_bytes_, difference_, 0};
     if (difference_squares_ > 0) {
@@ -164,6 +172,8 @@ class TensorCheck {
   const Checkpoint& checkpoint_;
   const TensorReader& reader_;
   TensorReport& report_;
+  const std::string value_name_;
+  const bool is_packed_part_;
   const Checkpoint* against_ = nullptr;
   const TensorReader* against_reader_ = nullptr;
 
@@ -184,6 +194,17 @@ void check_table(const Checkpoint& checkpoint, VerifyReport& report) {
   for (const TensorSpec& spec : tensor_table(config)) {
     known[spec.name] = spec.shape;
     if (spec.quantizable) known[scale_name_of(spec.name)] = scale_shape(spec.shape, fp8);
+    if (may_be_packed(spec) && is_packed(checkpoint, spec.name)) {
+      try {
+        const PackedMatrix matrix = packed_matrix(checkpoint, spec.name, spec.shape);
+        for (const SafetensorsEntry* part : {matrix.words, matrix.scales, matrix.zeros, matrix.stored_shape}) {
+          if (part != nullptr) known[part->name] = part->shape;
+        }
+      } catch (const Error& error) {
+        report.problems.push_back(error.what());
+      }
+      continue;
+    }
     if (!spec.optional && !checkpoint.has(spec.name)) {
       report.problems.push_back(fmt::format("{} is missing", spec.name));
     }
@@ -214,7 +235,8 @@ VerifyReport verify_checkpoint(const Checkpoint& checkpoint, const Checkpoint* a
     for (const SafetensorsEntry& entry : file->entries()) {
       report.tensors.push_back({entry.name, entry.dtype, entry.shape});
       report.bytes += entry.end - entry.begin;
-      if (against != nullptr && !against->has(entry.name) && !is_scale_of_another(checkpoint, entry.name)) {
+      if (against != nullptr && !has_values(*against, value_name_of(checkpoint, entry.name)) &&
+          !is_part_of_another(checkpoint, entry.name)) {
         report.tensors.back().problems.push_back("the other checkpoint does not have it");
       }
     }
@@ -223,8 +245,9 @@ VerifyReport verify_checkpoint(const Checkpoint& checkpoint, const Checkpoint* a
   if (against != nullptr) {
     for (const auto& file : against->files()) {
       for (const SafetensorsEntry& entry : file->entries()) {
-        if (!checkpoint.has(entry.name) && !is_scale_of_another(*against, entry.name)) {
-          report.problems.push_back(fmt::format("only the other checkpoint has {}", printable_name(entry.name)));
+        const std::string name = value_name_of(*against, entry.name);
+        if (!has_values(checkpoint, name) && !is_part_of_another(*against, entry.name)) {
+          report.problems.push_back(fmt::format("only the other checkpoint has {}", printable_name(name)));
         }
       }
     }

@@ -4,12 +4,12 @@
 // compiled for AVX-512 must never be the one that the linker keeps for another set.
 //
 // A vector type V has: width; F (the register); zero, set1, load, load_n (first n, rest 0), store, store_n, load_bf16,
-// load_f16 and their _n; add, sub, mul, div, sqrt, max (the second where one is not a number), fma(a, b, c) = a · b +
-// c; round_bf16, and round_bf16_quiet for what arithmetic made (what is not a number is quiet already); nearest (to a
-// whole number); scale(a, k) = a · 2^k for whole k in [−150, 129]; less_mask(i, n, a, b): a where lane i of the counts
-// n is greater than i, else b; store_bf16, store_bf16_n (rounded to nearest even); store_bf16_pairs(p, a, b, n): the
-// first n of a and of b, interleaved, and store_bf16_operand(p, a, n), for products that read subnormals as 0: those
-// may become 0; rotated (pairs turned, as rotate_pairs of norm.h).
+// load_f16 and their _n; add, sub, mul, div, sqrt, max and min (the second where one is not a number), fma(a, b, c) =
+// a · b + c; round_bf16, and round_bf16_quiet for what arithmetic made (what is not a number is quiet already); nearest
+// (to a whole number); scale(a, k) = a · 2^k for whole k in [−150, 129]; less_mask(i, n, a, b): a where lane i of the
+// counts n is greater than i, else b; store_bf16, store_bf16_n (rounded to nearest even); store_bf16_pairs(p, a, b, n):
+// the first n of a and of b, interleaved, and store_bf16_operand(p, a, n), for products that read subnormals as 0:
+// those may become 0; rotated (pairs turned, as rotate_pairs of norm.h).
 
 #include <algorithm>
 #include <bit>
@@ -93,6 +93,9 @@ struct PortableVector {
   }
   static F max(F a, F b) {
     return make([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+  }
+  static F min(F a, F b) {
+    return make([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
   }
   static F fma(F a, F b, F c) {
     return make([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
@@ -182,6 +185,7 @@ struct Avx2Vector {
   static F div(F a, F b) { return _mm256_div_ps(a, b); }
   static F sqrt(F a) { return _mm256_sqrt_ps(a); }
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
+  static F min(F a, F b) { return _mm256_min_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static F round_bf16(F a) {
     const __m256i bits = _mm256_castps_si256(a);
@@ -268,6 +272,7 @@ struct Avx512Vector {
   static F div(F a, F b) { return _mm512_div_ps(a, b); }
   static F sqrt(F a) { return _mm512_sqrt_ps(a); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static F round_bf16(F a) {
     const __m512i bits = _mm512_castps_si512(a);
