@@ -112,10 +112,10 @@ void search_scales(RowBlock& block, int64_t n, const float* importance, const Sc
   using F = typename V::F;
   alignas(64) float products[kMostScales][kPanel];
   alignas(64) float squares[kMostScales][kPanel];
-  std::array<float, kMostScales> inverse_parts{};
+  float inverse_parts[kMostScales] = {};
   for (int i = 0; i < grid.count; ++i) {
     const float step = grid.count > 1 ? (grid.last - grid.first) / static_cast<float>(grid.count - 1) : 0;
-    inverse_parts[static_cast<size_t>(i)] = 1 / (grid.first + step * static_cast<float>(i));
+    inverse_parts[i] = 1 / (grid.first + step * static_cast<float>(i));
   }
   constexpr int kTogether = 2;
   for (int lane = 0; lane < kPanel; lane += V::width) {
@@ -127,7 +127,7 @@ void search_scales(RowBlock& block, int64_t n, const float* importance, const Sc
       F product[kTogether];
       F square[kTogether];
       for (int c = 0; c < kTogether; ++c) {
-        factor[c] = V::mul(inverse, V::set1(inverse_parts[static_cast<size_t>(i + c)]));
+        factor[c] = V::mul(inverse, V::set1(inverse_parts[i + c]));
         product[c] = square[c] = V::zero();
       }
       for (int64_t k = 0; k < n; ++k) {
