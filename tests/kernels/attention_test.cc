@@ -273,6 +273,31 @@ TEST(LatentAttention, BothFormsAgreeWithTheFormulaForEveryWeight) {
   }
 }
 
+// Whole and cut-off runs of 64 columns: an FP8 checkpoint and its published cast give the same bits.
+TEST(LatentAttention, Fp8IsItsCastToBf16) {
+  for (Isa isa : isas_here()) {
+    const IsaGuard guard(isa);
+    for (int64_t latent : {33, 48, 128, 144, 200}) {
+      const LatentDims dims{3, 16, 8, 20, latent, 0.1f};
+      const int64_t rows = dims.heads * (dims.nope + dims.v);
+      const KvB fp8(DType::f8_e4m3, rows, latent, 128, 21);
+      std::vector<uint16_t> cast(fp8.values.size());
+      for (size_t i = 0; i < cast.size(); ++i) cast[i] = f32_to_bf16(fp8.values[i]);
+      const Weight bf16 = dense_weight(DType::bf16, cast.data(), rows, latent, latent);
+      for (int64_t tokens : {1, 9, 70}) {
+        const Sequence sequence(dims, 30 + tokens, 22);
+        const std::vector<float> q = random_values(tokens * dims.heads * dims.query_width(), 23);
+        const std::vector<LatentSpan> spans = {sequence.span(30, 0, tokens)};
+        for (Form form : {absorbed_attention, expanded_attention}) {
+          EXPECT_EQ(run(form, dims, fp8.weight, spans, q, 1), run(form, dims, bf16, spans, q, 1))
+              << isa_name(isa) << (form == absorbed_attention ? " absorbed" : " expanded") << ", latent " << latent
+              << ", tokens " << tokens;
+        }
+      }
+    }
+  }
+}
+
 TEST(LatentAttention, OneAnswerForAnyNeighboursChunksAndThreads) {
   const LatentDims dims{5, 16, 8, 16, 48, 0.2f};
   const int64_t rows = dims.heads * (dims.nope + dims.v);

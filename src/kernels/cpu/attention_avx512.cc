@@ -378,7 +378,7 @@ inline void store_columns(const Sums64& s, float* y) {
 // --- Keys and values from latents ------------------------------------------------------------------------------------
 
 bool packs_weight(const Weight& w) {
-  return w.dtype == DType::bf16 || (w.dtype == DType::f8_e4m3 && w.cols % 64 == 0 && w.block_cols % 64 == 0);
+  return w.dtype == DType::bf16 || (w.dtype == DType::f8_e4m3 && w.block_cols % 64 == 0);
 }
 
 // One row of FP8 codes as BF16 in the order of the columns.
@@ -389,11 +389,15 @@ void cast_row(const Weight& w, int64_t row, uint16_t* out) {
     if (k % w.block_cols == 0) {
       tables = cast_tables(w.scale_inv[row / w.block_rows * w.scale_cols() + k / w.block_cols]);
     }
-    const Columns64 columns = cast_codes(codes + k, tables);
+    const int64_t n = std::min<int64_t>(64, w.cols - k);
+    alignas(64) uint8_t some[64] = {};
+    if (n < 64) std::memcpy(some, codes + k, static_cast<size_t>(n));
+    const Columns64 columns = cast_codes(n < 64 ? some : codes + k, tables);
     const __m512i low = _mm512_shuffle_i64x2(columns.first, columns.second, 0x44);
     const __m512i high = _mm512_shuffle_i64x2(columns.first, columns.second, 0xee);
-    _mm512_storeu_si512(out + k, _mm512_shuffle_i64x2(low, low, 0xd8));
-    _mm512_storeu_si512(out + k + 32, _mm512_shuffle_i64x2(high, high, 0xd8));
+    const __mmask64 used = n < 64 ? (__mmask64{1} << n) - 1 : ~__mmask64{0};
+    _mm512_mask_storeu_epi16(out + k, static_cast<__mmask32>(used), _mm512_shuffle_i64x2(low, low, 0xd8));
+    _mm512_mask_storeu_epi16(out + k + 32, static_cast<__mmask32>(used >> 32), _mm512_shuffle_i64x2(high, high, 0xd8));
   }
 }
 
