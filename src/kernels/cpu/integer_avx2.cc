@@ -45,7 +45,7 @@ struct Avx2Tiles {
 
   template <int bits, int R, int T, bool streamed>
   static void tile(const TileTokens& tokens, const uint8_t* panel, size_t spacing, const PanelLayout& layout,
-                   const Weight& w, int64_t group_begin, int64_t group_end, float* totals) {
+                   const Weight& w, int64_t group_begin, int64_t group_end, const TileAhead&, float* totals) {
     constexpr int H = 2 * R;  // registers of eight rows
     const __m256i low_half = _mm256_set1_epi32(0xffff);
     const int64_t group = w.group;

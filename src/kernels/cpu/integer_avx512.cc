@@ -72,13 +72,14 @@ struct Avx512Tiles {
   template <int bits, int R, int T, bool streamed>
   [[gnu::noinline]] static void tile(const TileTokens& tokens, const uint8_t* panel, size_t spacing,
                                      const PanelLayout& layout, const Weight& w, int64_t group_begin, int64_t group_end,
-                                     float* totals) {
+                                     const TileAhead& ahead, float* totals) {
     // vpdpbusd takes four cycles and two start in each: fewer than eight sums are split in two.
     constexpr bool split = R * T < 8;
     const __m512i low_half = _mm512_set1_epi32(0xffff);
     const __m512i nibble = _mm512_set1_epi8(15);
     const int64_t group = w.group;
     const size_t head_step = layout.codes / static_cast<size_t>(layout.groups);
+    size_t asked = 0;
     const int8_t* xs[T];
     unrolled<T>([&](auto t) FATHOM_INLINED { xs[t] = tokens.q[t]; });
     for (int64_t g = group_begin; g < group_end; ++g) {
@@ -126,6 +127,12 @@ struct Avx512Tiles {
           }
           codes[r] += 16 * bits;
         });
+        if constexpr (!streamed && R > 1) {
+          for (int i = 0; i < ahead.count; ++i) {
+            _mm_prefetch(reinterpret_cast<const char*>(ahead.at[i] + asked), _MM_HINT_T1);
+          }
+          asked += 64;
+        }
         unrolled<T>([&](auto t) FATHOM_INLINED {
           const __m512i x_low = _mm512_set1_epi32(load_word(xs[t] + k));
           const __m512i x_high = _mm512_set1_epi32(load_word(xs[t] + k + 4));

@@ -3,8 +3,9 @@
 // Everything here has internal linkage (see integer_generic.h).
 //
 // V has: max_tokens, streamed_tokens, cached_panels, runs(T), and
-//   tile<bits, R, T, streamed>(tokens, panel, spacing, layout, weight, group_begin, group_end, totals):
-// adds groups [group_begin, group_end) of R panels, `spacing` bytes apart, times T tokens to totals [R, T, 16].
+//   tile<bits, R, T, streamed>(tokens, panel, spacing, layout, weight, group_begin, group_end, ahead, totals):
+// adds groups [group_begin, group_end) of R panels, `spacing` bytes apart, times T tokens to totals [R, T, 16], and
+// may ask for what `ahead` says meanwhile.
 
 #include <algorithm>
 #include <cstdint>
@@ -25,6 +26,13 @@ struct TileTokens {
   const float* scales[kMaxTileTokens];
   const int32_t* sums[kMaxTileTokens];
   float* y[kMaxTileTokens];  // the row's first output
+};
+
+// Runs of memory that a tile asks for into the second-level cache while it multiplies, a line of each for every eight
+// columns. Without that the memory would be idle while a block's second and later tiles find it in the cache.
+struct TileAhead {
+  const uint8_t* at[4];
+  int count = 0;
 };
 
 // Calls function(integral_constant<int, i>) for i in 0 … n − 1. g++ 12 keeps an array of sums in memory where plain
@@ -64,13 +72,13 @@ void stream_panels(const TileTokens& tokens, const uint8_t* panel, const PanelLa
     if (p < run) {
       std::memset(totals, 0, sizeof(totals));
       V::template tile<bits, kRuns, T, true>(tokens, at, static_cast<size_t>(run) * layout.bytes, layout, w, 0,
-                                             layout.groups, totals);
+                                             layout.groups, {}, totals);
       for (int r = 0; r < kRuns; ++r) {
         store_panel(totals + r * T * kPanelRows, T, (p + r * run) * kPanelRows, rows, tokens);
       }
     } else if (p >= kRuns * run) {
       std::memset(totals, 0, sizeof(totals));
-      V::template tile<bits, 1, T, true>(tokens, at, 0, layout, w, 0, layout.groups, totals);
+      V::template tile<bits, 1, T, true>(tokens, at, 0, layout, w, 0, layout.groups, {}, totals);
       store_panel(totals, T, p * kPanelRows, rows, tokens);
     }
   }
@@ -82,10 +90,33 @@ inline void load_panel(float* totals, int tokens, int64_t row, int64_t rows, con
   }
 }
 
-// Groups [begin, end) of `rows` rows for a tile of many tokens: the outputs go on from the groups before.
+// The block of panels that is met next: the first panel's codes, and bytes of each panel's; 0: none is known.
+struct NextBlock {
+  const uint8_t* codes = nullptr;
+  size_t bytes = 0;
+};
+
+// The share of tile `tile` of `tiles` in asking for `R` panels of the next block. In the course of a tile one run of
+// lines is half of a panel's codes of 8 bits, or all of those of 4.
+template <int bits, int R>
+TileAhead share_of_tile(const NextBlock& next, size_t panel, const PanelLayout& layout, int64_t tile, int64_t tiles) {
+  constexpr int64_t kRuns = R * bits / 4;
+  TileAhead ahead;
+  if (next.bytes == 0) return ahead;
+  const int64_t each = (kRuns + tiles - 1) / tiles;
+  for (int64_t run = tile * each; run < std::min(kRuns, (tile + 1) * each); ++run) {
+    const size_t half = bits == 8 ? static_cast<size_t>(run % 2) * (next.bytes / 2) : 0;
+    ahead.at[ahead.count++] =
+        next.codes + (panel + static_cast<size_t>(run / (bits == 8 ? 2 : 1))) * layout.bytes + half;
+  }
+  return ahead;
+}
+
+// Groups [begin, end) of `rows` rows for tile `tile` of `tiles` of many tokens: the outputs go on from the groups
+// before.
 template <class V, int bits, int T>
 void cached_panels(const TileTokens& tokens, const uint8_t* panel, const PanelLayout& layout, const Weight& w,
-                   int64_t rows, int64_t begin, int64_t end) {
+                   int64_t rows, int64_t begin, int64_t end, const NextBlock& next, int64_t tile, int64_t tiles) {
   constexpr int R = V::cached_panels;
   const int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
   alignas(64) float totals[R * T * kPanelRows];
@@ -97,9 +128,10 @@ void cached_panels(const TileTokens& tokens, const uint8_t* panel, const PanelLa
     }
     const uint8_t* at = panel + static_cast<size_t>(p) * layout.bytes;
     if (count == R) {
-      V::template tile<bits, R, T, false>(tokens, at, layout.bytes, layout, w, begin, end, totals);
+      const TileAhead ahead = share_of_tile<bits, R>(next, static_cast<size_t>(p), layout, tile, tiles);
+      V::template tile<bits, R, T, false>(tokens, at, layout.bytes, layout, w, begin, end, ahead, totals);
     } else {
-      V::template tile<bits, 1, T, false>(tokens, at, 0, layout, w, begin, end, totals);
+      V::template tile<bits, 1, T, false>(tokens, at, 0, layout, w, begin, end, {}, totals);
     }
     for (int64_t r = 0; r < count; ++r) {
       store_panel(totals + r * T * kPanelRows, T, (p + r) * kPanelRows, rows, tokens);
@@ -151,11 +183,25 @@ void linear_tiles_bits(const OperandView& x, const int32_t* row_index, int64_t T
     const int64_t tiles = (size + most - 1) / most;
     for (int64_t g = 0; g < layout.groups; g += kBlockCols / w.group) {
       const int64_t end = std::min(layout.groups, g + kBlockCols / w.group);
+      // The next columns of these rows; behind the last ones the first columns of the rows that follow, which the same
+      // thread often takes next. A later pass finds everything in the cache.
+      NextBlock next;
+      if (pass == 0) {
+        const bool same_rows = end < layout.groups;
+        const int64_t groups = std::min(same_rows ? layout.groups - end : layout.groups, end - g);
+        if (same_rows || row_end + rows <= w.rows) {
+          next.bytes = static_cast<size_t>(groups) * layout.group_codes;
+          next.codes = panel + layout.codes +
+                       (same_rows ? static_cast<size_t>(end) * layout.group_codes
+                                  : static_cast<size_t>((rows + kPanelRows - 1) / kPanelRows) * layout.bytes);
+        }
+      }
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t t0 = first + i * size / tiles;
         const auto n = static_cast<int>(first + (i + 1) * size / tiles - t0);
         with_count<V::max_tokens>(n, [&](auto count) {
-          cached_panels<V, bits, decltype(count)::value>(tokens_at(t0, n), panel, layout, w, rows, g, end);
+          cached_panels<V, bits, decltype(count)::value>(tokens_at(t0, n), panel, layout, w, rows, g, end, next, i,
+                                                         tiles);
         });
       }
     }
