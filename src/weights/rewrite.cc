@@ -1,12 +1,15 @@
 #include "weights/rewrite.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <filesystem>
+#include <future>
 #include <map>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "base/output_directory.h"
 #include "formats/safetensors.h"
 #include "weights/partial_output.h"
@@ -20,6 +23,12 @@ using nlohmann::ordered_json;
 
 constexpr uint64_t kPieceBytes = uint64_t{8} << 20;
 constexpr uint64_t kReadBytes = uint64_t{16} << 20;
+
+// Whether so many bytes read and as many written would fill most of the page cache.
+bool fills_memory(uint64_t bytes) {
+  return 2 * bytes > system_memory().total_bytes / 4 * 3;
+}
+
 /// A shard's tensors in pieces, in the order of the file.
 std::vector<OutputPiece> pieces_of(const OutputShard& shard) {
   std::vector<OutputPiece> pieces;
@@ -55,7 +64,7 @@ std::string write_shard(const fs::path& path, const OutputShard& shard, ThreadTe
 }
 
 /// The hash of a shard's tensors' bytes as the file has them.
-std::string read_shard(const fs::path& path, const OutputShard& shard,
+std::string read_shard(const fs::path& path, const OutputShard& shard, bool forgets,
                        const std::function<void(uint64_t bytes)>& on_bytes) {
   const SafetensorsFile file(path.string());
   if (file.entries().size() != shard.tensors.size()) return "other tensors";
@@ -72,6 +81,7 @@ std::string read_shard(const fs::path& path, const OutputShard& shard,
     const uint64_t bytes = std::min<uint64_t>(buffer.size(), file.bytes() - at);
     reader.read(at, buffer.data(), bytes);
     hash.update(buffer.data(), bytes);
+    if (forgets) reader.forget(at, bytes);
     on_bytes(bytes);
   }
   return hash.take();
@@ -94,11 +104,22 @@ void copy_companions(const RewritePlan& plan, const fs::path& directory) {
 
 void FileTensorReader::read(const SafetensorsEntry& entry, int64_t first, int64_t count, std::byte* to) const {
   const uint64_t bytes = row_bytes(entry.dtype, entry.shape);
-  reader_.read(entry.begin + static_cast<uint64_t>(first) * bytes, to, static_cast<uint64_t>(count) * bytes);
+  const uint64_t begin = entry.begin + static_cast<uint64_t>(first) * bytes;
+  reader_.read(begin, to, static_cast<uint64_t>(count) * bytes);
+  // In few large steps, and one behind: other threads may still read there.
+  constexpr uint64_t kStep = uint64_t{128} << 20;
+  uint64_t forgotten = forgotten_.load(std::memory_order_relaxed);
+  if (!forgets_ || begin < forgotten + 2 * kStep) return;
+  const uint64_t to_here = begin / kStep * kStep - kStep;
+  if (forgotten_.compare_exchange_strong(forgotten, to_here)) reader_.forget(forgotten, to_here - forgotten);
 }
 
 TensorReader::TensorReader(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {
-  for (const auto& file : checkpoint.files()) readers_.push_back(std::make_unique<FileTensorReader>(*file));
+  uint64_t bytes = 0;
+  for (const auto& file : checkpoint.files()) bytes += file->bytes();
+  for (const auto& file : checkpoint.files()) {
+    readers_.push_back(std::make_unique<FileTensorReader>(*file, fills_memory(bytes)));
+  }
 }
 
 void TensorReader::read(std::string_view name, int64_t first, int64_t count, std::byte* to) const {
@@ -156,24 +177,52 @@ RewriteResult rewrite_checkpoint(const RewritePlan& plan, ThreadTeam& team,
   }
   partial.require_free(result.bytes - result.bytes_kept);
 
-  uint64_t done = 0;
+  // A shard is read again on a thread of its own while the next one is made.
+  uint64_t written = 0;
+  std::atomic<uint64_t> checked{0};
+  std::atomic<bool> stopping{false};
   const auto advance = [&](uint64_t bytes) {
-    done += bytes;
-    if (on_progress) on_progress(done, 2 * result.bytes);
+    written += bytes;
+    if (on_progress) on_progress(written + checked, 2 * result.bytes);
   };
-  for (const OutputShard& shard : plan.shards) {
-    if (is_written(shard)) {
-      advance(shard.bytes());
-      continue;
+  const OutputShard* in_check = nullptr;
+  std::future<std::string> check;
+  const auto begin_check = [&](const OutputShard& shard) {
+    in_check = &shard;
+    check = std::async(std::launch::async, [&, path = partial.path(shard.file)] {
+      return read_shard(path, shard, fills_memory(result.bytes), [&](uint64_t bytes) {
+        checked += bytes;
+        if (stopping) throw_failure("{}: the check was stopped", path.string());
+      });
+    });
+  };
+  const auto end_check = [&] {
+    if (in_check == nullptr) return;
+    while (check.wait_for(std::chrono::milliseconds(50)) != std::future_status::ready) advance(0);
+    advance(0);
+    if (check.get() != partial.segments(in_check->file).back().hash) {
+      partial.forget(in_check->file);
+      throw_failure("{}: the file does not hold what was written into it; repeat the command to write it again",
+                    partial.path(in_check->file).string());
     }
-    const std::string hash = write_shard(partial.path(shard.file), shard, team, advance);
-    partial.set_segments(shard.file, {{shard.bytes(), hash}});
-  }
-  for (const OutputShard& shard : plan.shards) {
-    if (read_shard(partial.path(shard.file), shard, advance) == partial.segments(shard.file).back().hash) continue;
-    partial.forget(shard.file);
-    throw_failure("{}: the file does not hold what was written into it; repeat the command to write it again",
-                  partial.path(shard.file).string());
+    in_check = nullptr;
+  };
+  try {
+    for (const OutputShard& shard : plan.shards) {
+      if (is_written(shard)) {
+        advance(shard.bytes());
+      } else {
+        const std::string hash = write_shard(partial.path(shard.file), shard, team, advance);
+        partial.set_segments(shard.file, {{shard.bytes(), hash}});
+      }
+      end_check();
+      begin_check(shard);
+    }
+    end_check();
+  } catch (...) {
+    stopping = true;
+    if (check.valid()) check.wait();
+    throw;
   }
   copy_companions(plan, partial.directory());
   partial.remove_records();

@@ -1,4 +1,5 @@
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -18,7 +19,9 @@ namespace fathom {
 class FileTensorReader {
  public:
   /// `file` outlives it.
-  explicit FileTensorReader(const SafetensorsFile& file) : file_(file), reader_(file.path()) {}
+  /// `forgets`: what lies well behind the last read leaves the page cache. Reads then run through the file once.
+  explicit FileTensorReader(const SafetensorsFile& file, bool forgets = false)
+      : file_(file), reader_(file.path()), forgets_(forgets) {}
   const SafetensorsFile& file() const { return file_; }
   /// Rows [first, first + count) along the first axis (a scalar has one row). `failure` if they cannot be read.
   void read(const SafetensorsEntry& entry, int64_t first, int64_t count, std::byte* to) const;
@@ -26,9 +29,12 @@ class FileTensorReader {
  private:
   const SafetensorsFile& file_;
   PieceReader reader_;
+  const bool forgets_;
+  mutable std::atomic<uint64_t> forgotten_{0};  // bytes from the file's beginning
 };
 
-/// The same for the tensors of a checkpoint.
+/// The same for the tensors of a checkpoint. Of one that with as much written again would fill most of the machine's
+/// memory the page cache does not keep what was read: the system would spend longer making room than copying.
 class TensorReader {
  public:
   /// `checkpoint` outlives it.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/cpu/bf16_avx512.h"
+#include "kernels/cpu/isa.h"
 
 namespace fathom {
 namespace {
@@ -24,10 +25,9 @@ constexpr int64_t kPairs = kPagePositions / 2;
 // while the keys pass. The sums wait in memory between passes, which changes no bit.
 constexpr int64_t kColumnPairs = 96;
 
-// Tile sizes: as many sums as hide the latency of a dot product (at least 16) and fit the registers, in which pairs
-// take twice the place where there is no instruction for them.
+// Tile sizes: as many sums as hide the latency of a dot product (at least 16) and fit the registers.
 template <int C>
-constexpr int kKeysAtOnce = C == 4   ? (sizeof(Bf16Pairs) == 64 ? 6 : 5)
+constexpr int kKeysAtOnce = C == 4   ? 6
                             : C == 3 ? 8
                             : C == 2 ? 12
                                      : 16;
@@ -68,10 +68,120 @@ inline void scores_tile_avx512(const uint16_t* const* keys, const uint16_t* quer
   }
 }
 
+// ---- Bf16Dot::fma ----
+//
+// Both sides are widened to float32 first: of each pair the odd elements, then the even ones, lie together, and a tile
+// only loads, broadcasts and multiplies.
+
+// Pairs of columns of one pass: the queries' 16 KB and the keys' 16 KB stay in the first-level cache.
+constexpr int64_t kWidePairs = 32;
+
+struct alignas(64) WideOperands {
+  float lanes[kWidePairs * 2 * kBlockRows];                           // [pairs, odd and even, lanes]
+  float keys[(kPagePositions + kKeysAtOnce<1>)*2 * kWidePairs] = {};  // [positions, odd and even, pairs]
+  float values[kPairs * 2 * 16];                                      // [pairs, odd and even, 16 columns]
+};
+thread_local WideOperands wide_operands;
+
+// Pairs of 16 C lanes, packed as queries are.
+template <int C>
+inline void widen_lanes(const uint16_t* packed, int64_t pairs, float* out) {
+  for (int64_t pair = 0; pair < pairs; ++pair) {
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      const __m512i bits = _mm512_load_si512(packed + (pair * 16 * C + 16 * c) * 2);
+      _mm512_store_ps(out + (2 * pair * C + c) * 16, odd_values(bits));
+      _mm512_store_ps(out + ((2 * pair + 1) * C + c) * 16, even_values(bits));
+    }
+  }
+}
+
+inline void widen_key(const uint16_t* key, int64_t pairs, float* out) {
+  for (int64_t pair = 0; pair < pairs; pair += 16) {
+    const __mmask16 some = Avx512Vector::mask(static_cast<int>(std::min<int64_t>(16, pairs - pair)));
+    const __m512i bits = _mm512_maskz_loadu_epi32(some, key + 2 * pair);
+    _mm512_store_ps(out + pair, odd_values(bits));
+    _mm512_store_ps(out + kWidePairs + pair, even_values(bits));
+  }
+}
+
+// sums[i, 16 C lanes] += Σ over pairs of `rows` row i (its odd and its even values `half` apart, pairs `step` apart)
+// times the lanes.
+template <int C, int N>
+inline void add_wide_products(const float* lanes, const float* rows, int64_t row, int64_t half, int64_t step,
+                              int64_t pairs, __m512 (&sums)[N][C]) {
+  for (int64_t pair = 0; pair < pairs; ++pair, rows += step) {
+#pragma GCC unroll 2
+    for (int64_t odd_even = 0; odd_even < 2; ++odd_even, lanes += 16 * C) {
+      __m512 values[C];
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) values[c] = _mm512_load_ps(lanes + 16 * c);
+#pragma GCC unroll 16
+      for (int i = 0; i < N; ++i) {
+        const __m512 value = _mm512_set1_ps(rows[i * row + odd_even * half]);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) sums[i][c] = _mm512_fmadd_ps(values[c], value, sums[i][c]);
+      }
+    }
+  }
+}
+
+template <int C>
+void scores_widened(const PackedPage& page, const uint16_t* queries, int64_t width, int64_t count, float* scores) {
+  const FlushSubnormals flush;
+  constexpr int N = kKeysAtOnce<C>;
+  WideOperands& wide = wide_operands;
+  const int64_t all = (width + 1) / 2;
+  for (int64_t begin = 0; begin < all; begin += kWidePairs) {
+    const int64_t pairs = std::min(all - begin, kWidePairs);
+    widen_lanes<C>(queries + begin * 32 * C, pairs, wide.lanes);
+    for (int64_t j = 0; j < count; ++j) {
+      widen_key(page.keys + j * page.key_stride + 2 * begin, pairs, wide.keys + j * 2 * kWidePairs);
+    }
+    // What the last tile makes of rows behind the last key is not read.
+    for (int64_t j = 0; j < count; j += N) {
+      float* out = scores + j * 16 * C;
+      __m512 sums[N][C];
+#pragma GCC unroll 16
+      for (int i = 0; i < N; ++i) {
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) {
+          sums[i][c] = begin > 0 ? _mm512_load_ps(out + (i * C + c) * 16) : _mm512_setzero_ps();
+        }
+      }
+      add_wide_products<C, N>(wide.lanes, wide.keys + j * 2 * kWidePairs, 2 * kWidePairs, kWidePairs, 1, pairs, sums);
+#pragma GCC unroll 16
+      for (int i = 0; i < N; ++i) {
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) _mm512_store_ps(out + (i * C + c) * 16, sums[i][c]);
+      }
+    }
+  }
+}
+
+// The columns of a group of values from the first on, with the probabilities in `wide_operands.lanes`.
+template <int C, int N>
+inline void mix_widened(const float* values, int64_t pairs, const __m512* shrink, float* mixed) {
+  const FlushSubnormals flush;
+  __m512 sums[N][C];
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) {
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) sums[i][c] = _mm512_mul_ps(_mm512_load_ps(mixed + (i * C + c) * 16), shrink[c]);
+  }
+  add_wide_products<C, N>(wide_operands.lanes, values, 1, 16, 32, pairs, sums);
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) {
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) _mm512_store_ps(mixed + (i * C + c) * 16, sums[i][c]);
+  }
+}
+
 // A page's key rows are met N at a time, the last ones four at a time where that leaves none out; a tile that reaches
 // beyond the last key repeats it, and what it writes there is not read.
 template <int C>
 void scores_avx512(const PackedPage& page, const uint16_t* queries, int64_t width, int64_t count, float* scores) {
+  if (active_bf16_dot() == Bf16Dot::fma) return scores_widened<C>(page, queries, width, count, scores);
   const DotScope scope;
   constexpr int N = kKeysAtOnce<C>;
   const int64_t pairs = (width + 1) / 2;
@@ -144,16 +254,29 @@ void attend_lanes(const AttentionShape& shape, const QueryBlock& block, const Pa
   const auto* probabilities = reinterpret_cast<const uint16_t*>(scores);
   const auto* values = reinterpret_cast<const uint16_t*>(page.memory);
   constexpr int N = kColumnsAtOnce<C>;
+  const int64_t pairs = (count + 1) / 2;
+  const bool widened = active_bf16_dot() == Bf16Dot::fma;
+  if (widened) widen_lanes<C>(probabilities, pairs, wide_operands.lanes);
   // The next page comes from memory while the dot products run: each tile asks for its share of the lines.
   const int64_t share = page.next_bytes * N / round_up(shape.value_width, 16) + 64;
   int64_t asked = 0;
   for (int64_t d = 0; d < shape.value_width; d += 16) {
+    float* wide_values = wide_operands.values;
+    for (int64_t pair = 0; widened && pair < pairs; ++pair) {
+      const __m512i bits = _mm512_load_si512(values + d * 2 * kPairs + pair * 32);
+      _mm512_store_ps(wide_values + pair * 32, odd_values(bits));
+      _mm512_store_ps(wide_values + pair * 32 + 16, even_values(bits));
+    }
     for (int i = 0; i < 16; i += N) {
       for (const int64_t stop = std::min(asked + share, page.next_bytes); asked < stop; asked += 64) {
         _mm_prefetch(reinterpret_cast<const char*>(page.next + asked), _MM_HINT_T1);
       }
-      mix_tile_avx512<C, N>(values + d * 2 * kPairs + 2 * i, probabilities, (count + 1) / 2, shrink,
-                            block.mixed + (d + i) * kLanes);
+      float* mixed = block.mixed + (d + i) * kLanes;
+      if (widened) {
+        mix_widened<C, N>(wide_values + i, pairs, shrink, mixed);
+      } else {
+        mix_tile_avx512<C, N>(values + d * 2 * kPairs + 2 * i, probabilities, pairs, shrink, mixed);
+      }
     }
   }
 }
