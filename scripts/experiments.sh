@@ -44,7 +44,7 @@ compare() {
   "$fathom" train plot "${paths[@]}" --out "$runs/$name" "${labels[@]}" --smooth "$smooth"
 }
 
-fp8() { compare fp8-against-bf16 100 base BF16 fp8 FP8; }
+fp8() { compare fp8-against-bf16 100 fp8-reference BF16 fp8 FP8 fp8-noise 'BF16, other rounding'; }
 balance() {
   compare balance 100 base 'bias, no auxiliary loss' auxiliary-loss-1e-3 'auxiliary loss, 0.001' \
     auxiliary-loss-1e-2 'auxiliary loss, 0.01'
