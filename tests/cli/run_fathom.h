@@ -1,5 +1,6 @@
 #pragma once
 #include <signal.h>
+#include <spawn.h>
 
 #include <cstdint>
 #include <string>
@@ -14,6 +15,9 @@ struct FathomRun {
   std::string out, err;
   uint64_t peak_bytes = 0;  ///< greatest resident memory
 };
+
+/// Starts the built program with these arguments and file descriptors; `actions` is destroyed.
+pid_t start_fathom(const std::vector<std::string>& arguments, posix_spawn_file_actions_t& actions);
 
 /// Runs the built program with these arguments and standard input, and waits. `interrupt_after_ms` ≥ 0 sends it
 /// `signal_number` then.

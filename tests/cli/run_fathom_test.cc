@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -29,6 +28,17 @@ void write_text(const std::string& path, const std::string& text) {
   std::ofstream(path, std::ios::binary) << text;
 }
 
+pid_t start_fathom(const std::vector<std::string>& arguments, posix_spawn_file_actions_t& actions) {
+  std::vector<char*> argv = {const_cast<char*>(FATHOM_BINARY)};
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  pid_t child = 0;
+  const int failed = ::posix_spawn(&child, FATHOM_BINARY, &actions, nullptr, argv.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (failed != 0) throw std::runtime_error(std::string("cannot start ") + FATHOM_BINARY);
+  return child;
+}
+
 FathomRun run_fathom(const std::vector<std::string>& arguments, const std::string& input, int interrupt_after_ms,
                      int signal_number) {
   const TemporaryDirectory files;
@@ -38,13 +48,7 @@ FathomRun run_fathom(const std::vector<std::string>& arguments, const std::strin
   posix_spawn_file_actions_addopen(&actions, 0, (files.file("in")).c_str(), O_RDONLY, 0);
   posix_spawn_file_actions_addopen(&actions, 1, (files.file("out")).c_str(), O_WRONLY | O_CREAT, 0600);
   posix_spawn_file_actions_addopen(&actions, 2, (files.file("err")).c_str(), O_WRONLY | O_CREAT, 0600);
-  std::vector<char*> argv = {const_cast<char*>(FATHOM_BINARY)};
-  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
-  argv.push_back(nullptr);
-  pid_t child = 0;
-  const int failed = ::posix_spawn(&child, FATHOM_BINARY, &actions, nullptr, argv.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  if (failed != 0) throw std::runtime_error(std::string("cannot start ") + FATHOM_BINARY);
+  const pid_t child = start_fathom(arguments, actions);
   if (interrupt_after_ms >= 0) {
     std::this_thread::sleep_for(std::chrono::milliseconds(interrupt_after_ms));
     ::kill(child, signal_number);

@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -134,13 +133,7 @@ bool kill_when(const std::vector<std::string>& arguments, const std::function<bo
   for (const int descriptor : {1, 2}) {
     posix_spawn_file_actions_addopen(&actions, descriptor, "/dev/null", O_WRONLY, 0);
   }
-  std::vector<char*> argv = {const_cast<char*>(FATHOM_BINARY)};
-  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
-  argv.push_back(nullptr);
-  pid_t child = 0;
-  const int failed = ::posix_spawn(&child, FATHOM_BINARY, &actions, nullptr, argv.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  if (failed != 0) throw std::runtime_error(std::string("cannot start ") + FATHOM_BINARY);
+  const pid_t child = start_fathom(arguments, actions);
   int status = 0;
   while (!is_time()) {
     if (::waitpid(child, &status, WNOHANG) == child) return false;
