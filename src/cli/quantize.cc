@@ -364,7 +364,7 @@ void add_quantize_command(CLI::App& app, int& exit_code) {
       "  fathom quantize --to int4 --calibrate text.txt DeepSeek-V3 DeepSeek-V3-INT4\n"
       "  fathom chat --model DeepSeek-V3-INT4\n"
       "\n"
-      "The format is \"pack-quantized\" of the library compressed-tensors. Works in about 200 MB of memory, without\n"
+      "The format is \"pack-quantized\" of the library compressed-tensors. Works in less than 1 GB of memory, without\n"
       "--calibrate. A run that was stopped leaves OUT.partial, and the same command goes on from there. Every file is\n"
       "read again and compared before OUT gets its name.");
   command.callback([arguments, &exit_code] {
