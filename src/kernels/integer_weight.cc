@@ -23,7 +23,6 @@ constexpr int64_t kFlyingRows = 64;
 const IntegerKernels& integer_kernels() {
   switch (active_isa()) {
     case Isa::avx512bf16:
-      return integer_kernels_avx512bf16();
     case Isa::avx512:
       return integer_kernels_avx512();
     case Isa::avx2:

@@ -137,8 +137,6 @@ QuantizationError quantize_rows(const float* w, int64_t rows, int64_t cols, cons
   QuantizeRows* quantize = quantize_rows_portable;
   switch (active_isa()) {
     case Isa::avx512bf16:
-      quantize = quantize_rows_avx512bf16;
-      break;
     case Isa::avx512:
       quantize = quantize_rows_avx512;
       break;

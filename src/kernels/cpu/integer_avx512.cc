@@ -1,4 +1,3 @@
-#include "kernels/cpu/avx512_name.h"
 #include "kernels/cpu/integer_kernels.h"
 
 #if defined(__x86_64__)
@@ -492,7 +491,7 @@ void pack_rows_avx512(const Weight& from, int64_t row_begin, int64_t row_end, co
 
 }  // namespace
 
-const IntegerKernels& FATHOM_AVX512(integer_kernels)() {
+const IntegerKernels& integer_kernels_avx512() {
   static const IntegerKernels kernels = {linear_tiles<Avx512Tiles>, linear_rows_f32_generic<Avx512Vec>,
                                          pack_rows_avx512, quantize_activation_avx512};
   return kernels;
@@ -501,7 +500,7 @@ const IntegerKernels& FATHOM_AVX512(integer_kernels)() {
 }  // namespace fathom
 #else
 namespace fathom {
-const IntegerKernels& FATHOM_AVX512(integer_kernels)() {
+const IntegerKernels& integer_kernels_avx512() {
   return integer_kernels_portable();
 }
 }  // namespace fathom

@@ -43,7 +43,6 @@ struct IntegerKernels {
 const IntegerKernels& integer_kernels_portable();
 const IntegerKernels& integer_kernels_avx2();
 const IntegerKernels& integer_kernels_avx512();
-const IntegerKernels& integer_kernels_avx512bf16();
 const IntegerKernels& integer_kernels();  ///< of the active instruction set
 
 /// `linear_rows` where the operand or the weight is in integers, or both. Float weights are brought to 8 bits (groups

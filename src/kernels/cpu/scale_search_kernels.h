@@ -11,6 +11,5 @@ using QuantizeRows = QuantizationError(const float* w, int64_t rows, int64_t col
 QuantizeRows quantize_rows_portable;
 QuantizeRows quantize_rows_avx2;
 QuantizeRows quantize_rows_avx512;
-QuantizeRows quantize_rows_avx512bf16;
 
 }  // namespace fathom
