@@ -16,9 +16,7 @@
 #include "cli/options.h"
 #include "cli/rewriting.h"
 #include "engine/compare.h"
-
-#define XXH_INLINE_ALL
-#include <xxhash.h>
+#include "weights/partial_output.h"
 
 namespace fathom {
 namespace {
@@ -274,10 +272,9 @@ void run(Arguments& arguments) {
   Calibration calibration;
   if (!parts.calibration.empty()) {
     options.calibration = &calibration;
-    const XXH128_hash_t hash =
-        XXH3_128bits(parts.calibration.data(), parts.calibration.size() * sizeof(parts.calibration[0]));
-    options.calibration_identity =
-        fmt::format("calibrated on {} tokens {:016x}{:016x}\n", parts.calibration.size(), hash.high64, hash.low64);
+    ContentHash hash;
+    hash.update(parts.calibration.data(), parts.calibration.size() * sizeof(parts.calibration[0]));
+    options.calibration_identity = fmt::format("calibrated on {} tokens {}\n", parts.calibration.size(), hash.take());
   }
   const QuantizePlan plan = plan_quantize(checkpoint, reader, options);
   ThreadTeam team(arguments.threads);

@@ -117,9 +117,8 @@ void FileTensorReader::read(const SafetensorsEntry& entry, int64_t first, int64_
 TensorReader::TensorReader(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {
   uint64_t bytes = 0;
   for (const auto& file : checkpoint.files()) bytes += file->bytes();
-  for (const auto& file : checkpoint.files()) {
-    readers_.push_back(std::make_unique<FileTensorReader>(*file, fills_memory(bytes)));
-  }
+  const bool forgets = fills_memory(bytes);
+  for (const auto& file : checkpoint.files()) readers_.push_back(std::make_unique<FileTensorReader>(*file, forgets));
 }
 
 void TensorReader::read(std::string_view name, int64_t first, int64_t count, std::byte* to) const {
@@ -185,19 +184,20 @@ RewriteResult rewrite_checkpoint(const RewritePlan& plan, ThreadTeam& team,
     written += bytes;
     if (on_progress) on_progress(written + checked, 2 * result.bytes);
   };
+  const bool forgets = fills_memory(result.bytes);
   const OutputShard* in_check = nullptr;
   std::future<std::string> check;
   const auto begin_check = [&](const OutputShard& shard) {
     in_check = &shard;
     check = std::async(std::launch::async, [&, path = partial.path(shard.file)] {
-      return read_shard(path, shard, fills_memory(result.bytes), [&](uint64_t bytes) {
+      return read_shard(path, shard, forgets, [&](uint64_t bytes) {
         checked += bytes;
         if (stopping) throw_failure("{}: the check was stopped", path.string());
       });
     });
   };
   const auto end_check = [&] {
-    if (in_check == nullptr) return;
+    if (!check.valid()) return;
     while (check.wait_for(std::chrono::milliseconds(50)) != std::future_status::ready) advance(0);
     advance(0);
     if (check.get() != partial.segments(in_check->file).back().hash) {
@@ -205,7 +205,6 @@ RewriteResult rewrite_checkpoint(const RewritePlan& plan, ThreadTeam& team,
       throw_failure("{}: the file does not hold what was written into it; repeat the command to write it again",
                     partial.path(in_check->file).string());
     }
-    in_check = nullptr;
   };
   try {
     for (const OutputShard& shard : plan.shards) {

@@ -11,11 +11,9 @@
 #include "base/error.h"
 #include "formats/packed_matrix.h"
 #include "formats/tensor_table.h"
+#include "weights/partial_output.h"
 #include "weights/rewrite.h"
 #include "weights/tensor_values.h"
-
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 namespace fathom {
 namespace {
@@ -67,14 +65,13 @@ class TensorCheck {
     const uint64_t other_bytes = other ? row_bytes(other->entry().dtype, other->entry().shape) : 0;
     std::vector<std::byte> other_buffer(static_cast<size_t>(std::min(at_once, rows)) * other_bytes);
     std::vector<float> other_numbers(other ? numbers.size() : 0);
-    XXH3_state_t hash;
-    XXH3_128bits_reset(&hash);
+    ContentHash hash;
     same_bytes_ = other && other->entry().dtype == entry.dtype && other->entry().shape == entry.shape;
     for (int64_t row = 0; row < rows; row += at_once) {
       const int64_t count = std::min(at_once, rows - row);
       const uint64_t size = static_cast<uint64_t>(count) * bytes;
       reader_.read(report_.name, row, count, buffer.data());
-      XXH3_128bits_update(&hash, buffer.data(), size);
+      hash.update(buffer.data(), size);
       if (values) {
         values->values(row, count, buffer.data(), numbers.data());
         look_at(numbers.data(), count * cols);
@@ -87,8 +84,7 @@ class TensorCheck {
       }
       on_bytes(size);
     }
-    const XXH128_hash_t digest = XXH3_128bits_digest(&hash);
-    report_.checksum = fmt::format("{:016x}{:016x}", digest.high64, digest.low64);
+    report_.checksum = hash.take();
     if (values) conclude(entry, other.has_value());
   }
 

@@ -37,19 +37,44 @@ constexpr int kColumnsAtOnce = C == 4   ? 4
                                : C == 2 ? 8
                                         : 16;
 
+// A tile's sums: scores that go on from the column pairs before or begin at 0, mixes that begin with what is there,
+// shrunk; and their way back. Shapes: [N, 16 C lanes].
+template <int C, int N>
+inline void begin_scores(bool go_on, const float* scores, __m512 (&sums)[N][C]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) {
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      sums[i][c] = go_on ? _mm512_load_ps(scores + (i * C + c) * 16) : _mm512_setzero_ps();
+    }
+  }
+}
+
+template <int C, int N>
+inline void begin_mix(const float* mixed, const __m512* shrink, __m512 (&sums)[N][C]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) {
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) sums[i][c] = _mm512_mul_ps(_mm512_load_ps(mixed + (i * C + c) * 16), shrink[c]);
+  }
+}
+
+template <int C, int N>
+inline void store_sums(const __m512 (&sums)[N][C], float* out) {
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) {
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) _mm512_store_ps(out + (i * C + c) * 16, sums[i][c]);
+  }
+}
+
 // scores[i, 16 C lanes] of N keys, column pairs [begin, end).
 template <int C, int N>
 inline void scores_tile_avx512(const uint16_t* const* keys, const uint16_t* queries, int64_t begin, int64_t end,
                                float* scores) {
   constexpr int kLanes = 16 * C;
   __m512 sums[N][C];
-#pragma GCC unroll 16
-  for (int i = 0; i < N; ++i) {
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) {
-      sums[i][c] = begin > 0 ? _mm512_load_ps(scores + i * kLanes + 16 * c) : _mm512_setzero_ps();
-    }
-  }
+  begin_scores(begin > 0, scores, sums);
   for (int64_t pair = begin; pair < end; ++pair) {
     Bf16Pairs query[C];
 #pragma GCC unroll 4
@@ -61,11 +86,7 @@ inline void scores_tile_avx512(const uint16_t* const* keys, const uint16_t* quer
       for (int c = 0; c < C; ++c) sums[i][c] = dot(sums[i][c], query[c], key);
     }
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < N; ++i) {
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) _mm512_store_ps(scores + i * kLanes + 16 * c, sums[i][c]);
-  }
+  store_sums(sums, scores);
 }
 
 // ---- Bf16Dot::fma ----
@@ -142,19 +163,9 @@ void scores_widened(const PackedPage& page, const uint16_t* queries, int64_t wid
     for (int64_t j = 0; j < count; j += N) {
       float* out = scores + j * 16 * C;
       __m512 sums[N][C];
-#pragma GCC unroll 16
-      for (int i = 0; i < N; ++i) {
-#pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) {
-          sums[i][c] = begin > 0 ? _mm512_load_ps(out + (i * C + c) * 16) : _mm512_setzero_ps();
-        }
-      }
+      begin_scores(begin > 0, out, sums);
       add_wide_products<C, N>(wide.lanes, wide.keys + j * 2 * kWidePairs, 2 * kWidePairs, kWidePairs, 1, pairs, sums);
-#pragma GCC unroll 16
-      for (int i = 0; i < N; ++i) {
-#pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) _mm512_store_ps(out + (i * C + c) * 16, sums[i][c]);
-      }
+      store_sums(sums, out);
     }
   }
 }
@@ -164,17 +175,9 @@ template <int C, int N>
 inline void mix_widened(const float* values, int64_t pairs, const __m512* shrink, float* mixed) {
   const FlushSubnormals flush;
   __m512 sums[N][C];
-#pragma GCC unroll 16
-  for (int i = 0; i < N; ++i) {
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) sums[i][c] = _mm512_mul_ps(_mm512_load_ps(mixed + (i * C + c) * 16), shrink[c]);
-  }
+  begin_mix(mixed, shrink, sums);
   add_wide_products<C, N>(wide_operands.lanes, values, 1, 16, 32, pairs, sums);
-#pragma GCC unroll 16
-  for (int i = 0; i < N; ++i) {
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) _mm512_store_ps(mixed + (i * C + c) * 16, sums[i][c]);
-  }
+  store_sums(sums, mixed);
 }
 
 // A page's key rows are met N at a time, the last ones four at a time where that leaves none out; a tile that reaches
@@ -209,11 +212,7 @@ inline void mix_tile_avx512(const uint16_t* values, const uint16_t* probabilitie
                             float* mixed) {
   constexpr int kLanes = 16 * C;
   __m512 sums[N][C];
-#pragma GCC unroll 16
-  for (int i = 0; i < N; ++i) {
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) sums[i][c] = _mm512_mul_ps(_mm512_load_ps(mixed + i * kLanes + 16 * c), shrink[c]);
-  }
+  begin_mix(mixed, shrink, sums);
   for (int64_t pair = 0; pair < pairs; ++pair) {
     Bf16Pairs probability[C];
 #pragma GCC unroll 4
@@ -227,11 +226,7 @@ inline void mix_tile_avx512(const uint16_t* values, const uint16_t* probabilitie
       for (int c = 0; c < C; ++c) sums[i][c] = dot(sums[i][c], probability[c], value);
     }
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < N; ++i) {
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) _mm512_store_ps(mixed + i * kLanes + 16 * c, sums[i][c]);
-  }
+  store_sums(sums, mixed);
 }
 
 template <int C>
