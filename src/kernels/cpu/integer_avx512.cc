@@ -82,32 +82,34 @@ struct Avx512Tiles {
     const int8_t* xs[T];
     unrolled<T>([&](auto t) FATHOM_INLINED { xs[t] = tokens.q[t]; });
     for (int64_t g = group_begin; g < group_end; ++g) {
-      // The sums begin at −zero · Σ q: of each 32-bit lane the low halves are multiplied.
       __m512i sum[R * T];
       __m512i more[split ? R * T : 1];
-      __m512i minus_zero[R];
       const uint8_t* codes[R];
       unrolled<R>([&](auto r) FATHOM_INLINED {
         const uint8_t* own = panel + r * spacing;
         codes[r] = own + layout.codes + static_cast<size_t>(g) * layout.group_codes;
-        __m512i zero = _mm512_set1_epi32(bits == 8 ? 128 : 8);
-        if (w.zero_point) {
-          zero = _mm512_cvtepu8_epi32(
-              _mm_loadu_si128(reinterpret_cast<const __m128i*>(own + layout.zeros + g * kPanelRows)));
-        }
-        minus_zero[r] = _mm512_and_si512(_mm512_sub_epi32(_mm512_setzero_si512(), zero), low_half);
         if constexpr (streamed) {
           // The codes' prefetch leaves out what stands before the codes of the next panel, less its first 2 KB.
           prefetch(own + layout.bytes + kPrefetchBytes + static_cast<size_t>(g) * head_step);
         }
       });
-      unrolled<T>([&](auto t) FATHOM_INLINED {
-        const __m512i x_sum = _mm512_set1_epi32(tokens.sums[t][g]);
+      // The sums begin at −zero · Σ q.
+      if (w.zero_point) {
         unrolled<R>([&](auto r) FATHOM_INLINED {
-          sum[r * T + t] = _mm512_madd_epi16(x_sum, minus_zero[r]);
-          if constexpr (split) more[r * T + t] = _mm512_setzero_si512();
+          const uint8_t* zeros = panel + r * spacing + layout.zeros + g * kPanelRows;
+          const __m512i zero = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros)));
+          // Of each 32-bit lane the low halves are multiplied.
+          const __m512i minus_zero = _mm512_and_si512(_mm512_sub_epi32(_mm512_setzero_si512(), zero), low_half);
+          unrolled<T>([&](auto t) FATHOM_INLINED {
+            sum[r * T + t] = _mm512_madd_epi16(_mm512_set1_epi32(tokens.sums[t][g]), minus_zero);
+          });
         });
-      });
+      } else {
+        unrolled<T>([&](auto t) FATHOM_INLINED {
+          unrolled<R>([&](auto r) FATHOM_INLINED { sum[r * T + t] = _mm512_set1_epi32(tokens.starts[t][g]); });
+        });
+      }
+      if constexpr (split) unrolled<R * T>([&](auto i) FATHOM_INLINED { more[i] = _mm512_setzero_si512(); });
       const int64_t begin = g * group;
       int64_t k = begin;
       do {

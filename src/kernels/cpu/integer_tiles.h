@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "base/buffer.h"
 #include "kernels/cpu/integer_kernels.h"
 
 namespace fathom {
@@ -24,8 +25,9 @@ constexpr int kMaxTileTokens = 12;
 struct TileTokens {
   const int8_t* q[kMaxTileTokens];
   const float* scales[kMaxTileTokens];
-  const int32_t* sums[kMaxTileTokens];
-  float* y[kMaxTileTokens];  // the row's first output
+  const int32_t* sums[kMaxTileTokens];    // of the values of each group
+  const int32_t* starts[kMaxTileTokens];  // −zero · these sums, where all groups have the same zero
+  float* y[kMaxTileTokens];               // the row's first output
 };
 
 // Runs of memory that a tile asks for into the second-level cache while it multiplies, a line of each for every eight
@@ -52,10 +54,17 @@ FATHOM_INLINED inline void unrolled(const Function& function) {
 constexpr int64_t kBlockCols = 2048;
 constexpr int64_t kPassTokens = 192;
 
-inline void store_panel(const float* totals, int tokens, int64_t row, int64_t rows, const TileTokens& to) {
-  for (int t = 0; t < tokens; ++t, totals += kPanelRows) {
-    std::memcpy(to.y[t] + row, totals, static_cast<size_t>(std::min(rows - row, kPanelRows)) * sizeof(float));
+// Copies what of a panel lies within `rows`; whole panels are a register or two, not a call.
+inline void copy_panel(const float* from, int64_t row, int64_t rows, float* to) {
+  if (rows - row >= kPanelRows) {
+    std::memcpy(to, from, kPanelRows * sizeof(float));
+  } else {
+    std::copy_n(from, rows - row, to);
   }
+}
+
+inline void store_panel(const float* totals, int tokens, int64_t row, int64_t rows, const TileTokens& to) {
+  for (int t = 0; t < tokens; ++t) copy_panel(totals + t * kPanelRows, row, rows, to.y[t] + row);
 }
 
 // `rows` rows from a panel's first on for few tokens, weights from memory: the panels are cut into runs that are read
@@ -85,9 +94,7 @@ void stream_panels(const TileTokens& tokens, const uint8_t* panel, const PanelLa
 }
 
 inline void load_panel(float* totals, int tokens, int64_t row, int64_t rows, const TileTokens& from) {
-  for (int t = 0; t < tokens; ++t, totals += kPanelRows) {
-    std::memcpy(totals, from.y[t] + row, static_cast<size_t>(std::min(rows - row, kPanelRows)) * sizeof(float));
-  }
+  for (int t = 0; t < tokens; ++t) copy_panel(from.y[t] + row, row, rows, totals + t * kPanelRows);
 }
 
 // The block of panels that is met next: the first panel's codes, and bytes of each panel's; 0: none is known.
@@ -158,8 +165,10 @@ void linear_tiles_bits(const OperandView& x, const int32_t* row_index, int64_t T
   const int64_t rows = row_end - row_begin;
   const bool streamed = T <= V::streamed_tokens;
   const int64_t most = streamed ? V::streamed_tokens : V::max_tokens;
-  // Tokens [t0, t0 + n) of the call.
-  const auto tokens_at = [&](int64_t t0, int n) {
+  thread_local Buffer start_memory;
+  const auto starts = reserve<int32_t>(start_memory, V::max_tokens * layout.groups);
+  // Tokens [t0, t0 + n) of the call; their starts of groups [begin, end).
+  const auto tokens_at = [&](int64_t t0, int n, int64_t begin, int64_t end) {
     TileTokens tokens;
     for (int t = 0; t < n; ++t) {
       const int64_t source = row_index != nullptr ? row_index[t0 + t] : t0 + t;
@@ -167,13 +176,16 @@ void linear_tiles_bits(const OperandView& x, const int32_t* row_index, int64_t T
       tokens.scales[t] = x.row_scales(source);
       tokens.sums[t] = x.row_sums(source, w.group);
       tokens.y[t] = y + (t0 + t) * y_stride;
+      int32_t* own = starts + t * layout.groups;
+      for (int64_t g = begin; g < end; ++g) own[g] = -(bits == 8 ? 128 : 8) * tokens.sums[t][g];
+      tokens.starts[t] = own;
     }
     return tokens;
   };
   if (streamed) {
     const auto n = static_cast<int>(T);
     return with_count<V::streamed_tokens>(n, [&](auto count) {
-      stream_panels<V, bits, decltype(count)::value>(tokens_at(0, n), panel, layout, w, rows);
+      stream_panels<V, bits, decltype(count)::value>(tokens_at(0, n, 0, layout.groups), panel, layout, w, rows);
     });
   }
   const int64_t passes = (T + kPassTokens - 1) / kPassTokens;
@@ -200,8 +212,8 @@ void linear_tiles_bits(const OperandView& x, const int32_t* row_index, int64_t T
         const int64_t t0 = first + i * size / tiles;
         const auto n = static_cast<int>(first + (i + 1) * size / tiles - t0);
         with_count<V::max_tokens>(n, [&](auto count) {
-          cached_panels<V, bits, decltype(count)::value>(tokens_at(t0, n), panel, layout, w, rows, g, end, next, i,
-                                                         tiles);
+          cached_panels<V, bits, decltype(count)::value>(tokens_at(t0, n, g, end), panel, layout, w, rows, g, end, next,
+                                                         i, tiles);
         });
       }
     }
