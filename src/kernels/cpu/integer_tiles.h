@@ -97,10 +97,10 @@ inline void load_panel(float* totals, int tokens, int64_t row, int64_t rows, con
   for (int t = 0; t < tokens; ++t) copy_panel(from.y[t] + row, row, rows, totals + t * kPanelRows);
 }
 
-// The block of panels that is met next: the first panel's codes, and bytes of each panel's; 0: none is known.
+// The block of panels that is met next: its first panel and groups of columns. No groups: none is known.
 struct NextBlock {
-  const uint8_t* codes = nullptr;
-  size_t bytes = 0;
+  const uint8_t* panel = nullptr;
+  int64_t group = 0, groups = 0;
 };
 
 // The share of tile `tile` of `tiles` in asking for `R` panels of the next block. In the course of a tile one run of
@@ -109,14 +109,27 @@ template <int bits, int R>
 TileAhead share_of_tile(const NextBlock& next, size_t panel, const PanelLayout& layout, int64_t tile, int64_t tiles) {
   constexpr int64_t kRuns = R * bits / 4;
   TileAhead ahead;
-  if (next.bytes == 0) return ahead;
+  if (next.groups == 0) return ahead;
   const int64_t each = (kRuns + tiles - 1) / tiles;
+  const size_t half = bits == 8 ? static_cast<size_t>(next.groups) * layout.group_codes / 2 : 0;
   for (int64_t run = tile * each; run < std::min(kRuns, (tile + 1) * each); ++run) {
-    const size_t half = bits == 8 ? static_cast<size_t>(run % 2) * (next.bytes / 2) : 0;
-    ahead.at[ahead.count++] =
-        next.codes + (panel + static_cast<size_t>(run / (bits == 8 ? 2 : 1))) * layout.bytes + half;
+    const int64_t of_panel = bits == 8 ? run / 2 : run;
+    ahead.at[ahead.count++] = next.panel + (panel + static_cast<size_t>(of_panel)) * layout.bytes + layout.codes +
+                              static_cast<size_t>(next.group) * layout.group_codes +
+                              static_cast<size_t>(run - of_panel * (bits / 4)) * half;
   }
   return ahead;
+}
+
+inline void ask_for(const uint8_t* begin, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(begin + i, 0, 2);
+}
+
+// Asks at once for the scales and zeros of a panel of the next block, a few lines.
+inline void ask_for_scales(const NextBlock& next, size_t panel, const PanelLayout& layout, const Weight& w) {
+  const uint8_t* at = next.panel + panel * layout.bytes;
+  ask_for(at + 2 * next.group * kPanelRows, 2 * next.groups * kPanelRows);
+  if (w.zero_point) ask_for(at + layout.zeros + next.group * kPanelRows, next.groups * kPanelRows);
 }
 
 // Groups [begin, end) of `rows` rows for tile `tile` of `tiles` of many tokens: the outputs go on from the groups
@@ -134,6 +147,13 @@ void cached_panels(const TileTokens& tokens, const uint8_t* panel, const PanelLa
       load_panel(totals + r * T * kPanelRows, T, (p + r) * kPanelRows, rows, tokens);
     }
     const uint8_t* at = panel + static_cast<size_t>(p) * layout.bytes;
+    // The outputs come from far where the rows are many.
+    for (int64_t r = 0; r < std::min<int64_t>(R, panels - p - count); ++r) {
+      for (int t = 0; t < T; ++t) __builtin_prefetch(tokens.y[t] + (p + count + r) * kPanelRows, 1);
+    }
+    if (tile == 0 && next.groups > 0) {
+      for (int64_t r = 0; r < count; ++r) ask_for_scales(next, static_cast<size_t>(p + r), layout, w);
+    }
     if (count == R) {
       const TileAhead ahead = share_of_tile<bits, R>(next, static_cast<size_t>(p), layout, tile, tiles);
       V::template tile<bits, R, T, false>(tokens, at, layout.bytes, layout, w, begin, end, ahead, totals);
@@ -195,18 +215,16 @@ void linear_tiles_bits(const OperandView& x, const int32_t* row_index, int64_t T
     const int64_t tiles = (size + most - 1) / most;
     for (int64_t g = 0; g < layout.groups; g += kBlockCols / w.group) {
       const int64_t end = std::min(layout.groups, g + kBlockCols / w.group);
-      // The next columns of these rows; behind the last ones the first columns of the rows that follow, which the same
-      // thread often takes next. A later pass finds everything in the cache.
+      // The next columns of these rows, for the next pass again the first ones (long rows leave the cache in a pass,
+      // and asking for what is there is cheap); then those of the rows that follow, which the same thread often takes
+      // next.
       NextBlock next;
-      if (pass == 0) {
-        const bool same_rows = end < layout.groups;
-        const int64_t groups = std::min(same_rows ? layout.groups - end : layout.groups, end - g);
-        if (same_rows || row_end + rows <= w.rows) {
-          next.bytes = static_cast<size_t>(groups) * layout.group_codes;
-          next.codes = panel + layout.codes +
-                       (same_rows ? static_cast<size_t>(end) * layout.group_codes
-                                  : static_cast<size_t>((rows + kPanelRows - 1) / kPanelRows) * layout.bytes);
-        }
+      const bool same_rows = end < layout.groups || pass + 1 < passes;
+      if (same_rows || row_end + rows <= w.rows) {
+        next.panel =
+            same_rows ? panel : panel + static_cast<size_t>((rows + kPanelRows - 1) / kPanelRows) * layout.bytes;
+        next.group = end < layout.groups ? end : 0;
+        next.groups = std::min(layout.groups - next.group, end - g);
       }
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t t0 = first + i * size / tiles;
