@@ -5,6 +5,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "base/buffer.h"
 #include "base/number_formats.h"
 #include "kernels/cpu/avx512_name.h"
 #include "kernels/cpu/bf16_avx512.h"
@@ -96,10 +97,11 @@ void tile(const TileRows& rows, int64_t pair_stride, const uint16_t* block, cons
 
 // Left rows that are widened together, two tiles of them: of neighbours a line of memory holds sixteen.
 constexpr int64_t kLeftRows = 2 * kRows;
+constexpr int64_t kLeftFloats = kGroupPairs * 32;  // of them
 
 struct alignas(64) WideBlock {
   float right[kGroupPairs * kCols * 2];
-  float left[kGroupPairs * 32];
+  Buffer left;  // [pairs of tiles, kLeftFloats]
 };
 thread_local WideBlock wide_block;
 
@@ -121,36 +123,38 @@ struct WideLeft {
   int64_t row, pair, even;
 };
 
-WideLeft widen_left(const uint16_t* const* left, int64_t n, int64_t pair_stride, int64_t pairs) {
-  float* out = wide_block.left;
-  bool neighbours = true;
-  for (int64_t r = 1; r < n; ++r) neighbours = neighbours && left[r] == left[0] + 2 * r;
-  if (neighbours) {
+// Rows [r, r + n) and `pairs` pairs from p on, to `out`.
+WideLeft widen_left(const PairedLeft& left, int64_t r, int64_t n, int64_t p, int64_t pairs, float* out) {
+  if (left.index == nullptr && left.row_stride == 2) {
+    const uint16_t* from = left.data + 2 * r + p * left.pair_stride;
     const auto mask = static_cast<__mmask16>((1u << n) - 1);
-    for (int64_t p = 0; p < pairs; ++p) {
-      const __m512i bits = _mm512_maskz_loadu_epi32(mask, left[0] + p * pair_stride);
-      _mm512_store_ps(out + 32 * p, odd_values(bits));
-      _mm512_store_ps(out + 32 * p + 16, even_values(bits));
+    for (int64_t i = 0; i < pairs; ++i) {
+      const __m512i bits = _mm512_maskz_loadu_epi32(mask, from + i * left.pair_stride);
+      _mm512_store_ps(out + 32 * i, odd_values(bits));
+      _mm512_store_ps(out + 32 * i + 16, even_values(bits));
     }
     return {out, 1, 32, 16};
   }
   constexpr int64_t kEven = kLeftRows * kGroupPairs;
-  for (int64_t r = 0; r < n; ++r, out += kGroupPairs) {
-    if (pair_stride == 2) {
-      for (int64_t p = 0; p < pairs; p += 16) {
-        const auto mask = static_cast<__mmask16>(pairs - p >= 16 ? 0xffff : (1u << (pairs - p)) - 1);
-        const __m512i bits = _mm512_maskz_loadu_epi32(mask, left[r] + 2 * p);
-        _mm512_store_ps(out + p, odd_values(bits));
-        _mm512_store_ps(out + kEven + p, even_values(bits));
+  float* to = out;
+  for (int64_t i = 0; i < n; ++i, to += kGroupPairs) {
+    const uint16_t* from =
+        left.data + (left.index != nullptr ? left.index[r + i] : r + i) * left.row_stride + p * left.pair_stride;
+    if (left.pair_stride == 2) {
+      for (int64_t k = 0; k < pairs; k += 16) {
+        const auto mask = static_cast<__mmask16>(pairs - k >= 16 ? 0xffff : (1u << (pairs - k)) - 1);
+        const __m512i bits = _mm512_maskz_loadu_epi32(mask, from + 2 * k);
+        _mm512_store_ps(to + k, odd_values(bits));
+        _mm512_store_ps(to + kEven + k, even_values(bits));
       }
     } else {
-      for (int64_t p = 0; p < pairs; ++p) {
-        out[kEven + p] = bf16_to_f32(left[r][p * pair_stride]);
-        out[p] = bf16_to_f32(left[r][p * pair_stride + 1]);
+      for (int64_t k = 0; k < pairs; ++k) {
+        to[kEven + k] = bf16_to_f32(from[k * left.pair_stride]);
+        to[k] = bf16_to_f32(from[k * left.pair_stride + 1]);
       }
     }
   }
-  return {wide_block.left, kGroupPairs, 1, kEven};
+  return {out, kGroupPairs, 1, kEven};
 }
 
 template <bool scaled, int R, int V>
@@ -257,65 +261,115 @@ void pair_rows_of(const void* data, int64_t stride, const int32_t* index, int64_
   }
 }
 
-void multiply(const PairedLeft& left, const PairedScales* scales, int64_t rows, const uint16_t* right,
-              int64_t right_cols, int64_t pairs, int64_t begin, int64_t end, float* y, int64_t y_stride,
-              const int32_t* y_index, bool accumulate) {
-  const bool wide = active_bf16_dot() == Bf16Dot::fma;
-  const int64_t step = scales != nullptr || wide ? kGroupPairs : kPairs;
-  for (int64_t c = begin; c < end; c += kCols) {
-    const int64_t cols = std::min(kCols, end - c);
-    const int64_t vectors = (cols + 15) / 16;
-    const auto mask = static_cast<__mmask16>((1u << (cols - 16 * (vectors - 1))) - 1);
-    const WideTile* wide_tiles = scales != nullptr ? kWideTiles<true>[vectors] : kWideTiles<false>[vectors];
-    const Tile* tiles = scales != nullptr ? kTiles<true>[vectors] : kTiles<false>[vectors];
-    for (int64_t p = 0; p < pairs; p += step) {
-      const int64_t count = std::min(step, pairs - p);
-      const int64_t group = p / step;
-      const uint16_t* block = right + (p * right_cols + c) * 2;
-      if (wide) {
-        widen_block(block, right_cols, count, cols);
-      } else if (!is_block(block, right_cols)) {
-        copy_block(block, right_cols, count, cols);
+// How the rows are cut into tiles, as even as can be: 7 rows are 4 and 3, not 6 and 1.
+struct RowCuts {
+  int64_t rows, tiles;
+  explicit RowCuts(int64_t count) : rows(count), tiles((count + kRows - 1) / kRows) {}
+  int64_t first(int64_t tile) const { return std::min(tile, tiles) * rows / tiles; }
+};
+
+// A product's arguments, as kernels/paired_product.h has them.
+struct Product {
+  const PairedLeft& left;
+  const PairedScales* scales;
+  int64_t rows;
+  const uint16_t* right;
+  int64_t right_cols, pairs, begin, end;
+  float* y;
+  int64_t y_stride;
+  const int32_t* y_index;
+  bool accumulate;
+
+  int64_t left_row(int64_t r) const { return left.index != nullptr ? left.index[r] : r; }
+
+  // Rows [r, r + n) of the tile at column c, with the scales of a group.
+  TileRows tile_rows(int64_t r, int64_t n, int64_t p, int64_t c, int64_t group) const {
+    TileRows at;
+    for (int64_t k = 0; k < n; ++k) {
+      const int64_t row = left_row(r + k);
+      at.left[k] = left.data + row * left.row_stride + p * left.pair_stride;
+      if (scales != nullptr)
+        at.scale[k] = scales->left[row * scales->left_row_stride + group * scales->left_group_stride];
+      at.y[k] = y + (y_index != nullptr ? y_index[r + k] : r + k) * y_stride + (c - begin);
+    }
+    return at;
+  }
+
+  void right_scales(int64_t c, int64_t cols, int64_t group) const {
+    for (int64_t i = 0; scales != nullptr && i < cols; ++i) {
+      right_block.scales[i] = scales->right[group * scales->right_group_stride + (c + i) / scales->right_cols];
+    }
+  }
+};
+
+// Columns [c, c + 64) as vectors, the last of which has those of `mask`.
+struct ColumnCut {
+  int64_t cols, vectors;
+  __mmask16 mask;
+  ColumnCut(int64_t c, int64_t end)
+      : cols(std::min(kCols, end - c)),
+        vectors((cols + 15) / 16),
+        mask(static_cast<__mmask16>((1u << (cols - 16 * (vectors - 1))) - 1)) {}
+};
+
+void multiply_by_instruction(const Product& product) {
+  const int64_t step = product.scales != nullptr ? kGroupPairs : kPairs;
+  const RowCuts cuts(product.rows);
+  for (int64_t c = product.begin; c < product.end; c += kCols) {
+    const ColumnCut cut(c, product.end);
+    const Tile* tiles = product.scales != nullptr ? kTiles<true>[cut.vectors] : kTiles<false>[cut.vectors];
+    for (int64_t p = 0; p < product.pairs; p += step) {
+      const int64_t count = std::min(step, product.pairs - p);
+      const uint16_t* block = product.right + (p * product.right_cols + c) * 2;
+      if (!is_block(block, product.right_cols)) {
+        copy_block(block, product.right_cols, count, cut.cols);
         block = right_block.values;
       }
-      for (int64_t i = 0; scales != nullptr && i < cols; ++i) {
-        right_block.scales[i] = scales->right[group * scales->right_group_stride + (c + i) / scales->right_cols];
-      }
-      // As even as can be: 7 rows are 4 and 3, not 6 and 1.
-      const int64_t count_of_tiles = (rows + kRows - 1) / kRows;
-      WideLeft widened{};
-      for (int64_t i = 0; i < count_of_tiles; ++i) {
-        const auto first_of = [&](int64_t tile) { return std::min(tile, count_of_tiles) * rows / count_of_tiles; };
-        const auto left_at = [&](int64_t r) {
-          return left.data + (left.index != nullptr ? left.index[r] : r) * left.row_stride + p * left.pair_stride;
-        };
-        const int64_t r = first_of(i);
-        const int64_t n = first_of(i + 1) - r;
-        TileRows at;
-        for (int64_t k = 0; k < n; ++k) {
-          at.left[k] = left_at(r + k);
-          if (scales != nullptr) {
-            const int64_t row = left.index != nullptr ? left.index[r + k] : r + k;
-            at.scale[k] = scales->left[row * scales->left_row_stride + group * scales->left_group_stride];
-          }
-          at.y[k] = y + (y_index != nullptr ? y_index[r + k] : r + k) * y_stride + (c - begin);
-        }
-        const bool add = accumulate || p > 0;
-        if (wide && i % 2 == 0) {
-          const uint16_t* both[kLeftRows];
-          const int64_t m = first_of(i + 2) - r;
-          for (int64_t k = 0; k < m; ++k) both[k] = left_at(r + k);
-          widened = widen_left(both, m, left.pair_stride, count);
-        }
-        if (wide) {
-          wide_tiles[n](at, widened, right_block.scales, count, mask, add);
-          widened.first += n * widened.row;
-        } else {
-          tiles[n](at, left.pair_stride, block, right_block.scales, count, mask, add);
-        }
+      product.right_scales(c, cut.cols, p / step);
+      for (int64_t i = 0; i < cuts.tiles; ++i) {
+        const int64_t r = cuts.first(i);
+        const int64_t n = cuts.first(i + 1) - r;
+        tiles[n](product.tile_rows(r, n, p, c, p / step), product.left.pair_stride, block, right_block.scales, count,
+                 cut.mask, product.accumulate || p > 0);
       }
     }
   }
+}
+
+// A group's left rows are widened once for all columns.
+void multiply_widened(const Product& product) {
+  const RowCuts cuts(product.rows);
+  float* memory = reserve<float>(wide_block.left, (cuts.tiles + 1) / 2 * kLeftFloats);
+  for (int64_t p = 0; p < product.pairs; p += kGroupPairs) {
+    const int64_t count = std::min(kGroupPairs, product.pairs - p);
+    WideLeft shape{};
+    for (int64_t i = 0; i < cuts.tiles; i += 2) {
+      const int64_t r = cuts.first(i);
+      shape = widen_left(product.left, r, cuts.first(i + 2) - r, p, count, memory + i / 2 * kLeftFloats);
+    }
+    for (int64_t c = product.begin; c < product.end; c += kCols) {
+      const ColumnCut cut(c, product.end);
+      const WideTile* tiles =
+          product.scales != nullptr ? kWideTiles<true>[cut.vectors] : kWideTiles<false>[cut.vectors];
+      widen_block(product.right + (p * product.right_cols + c) * 2, product.right_cols, count, cut.cols);
+      product.right_scales(c, cut.cols, p / kGroupPairs);
+      for (int64_t i = 0; i < cuts.tiles; ++i) {
+        const int64_t r = cuts.first(i);
+        const int64_t n = cuts.first(i + 1) - r;
+        WideLeft left = shape;
+        left.first = memory + i / 2 * kLeftFloats + (r - cuts.first(i / 2 * 2)) * shape.row;
+        tiles[n](product.tile_rows(r, n, p, c, p / kGroupPairs), left, right_block.scales, count, cut.mask,
+                 product.accumulate || p > 0);
+      }
+    }
+  }
+}
+
+void multiply(const PairedLeft& left, const PairedScales* scales, int64_t rows, const uint16_t* right,
+              int64_t right_cols, int64_t pairs, int64_t begin, int64_t end, float* y, int64_t y_stride,
+              const int32_t* y_index, bool accumulate) {
+  const Product product{left, scales, rows, right, right_cols, pairs, begin, end, y, y_stride, y_index, accumulate};
+  active_bf16_dot() == Bf16Dot::fma ? multiply_widened(product) : multiply_by_instruction(product);
 }
 
 void pair(DType from, const void* x, int64_t x_stride, const int32_t* index, int64_t rows, int64_t cols,
