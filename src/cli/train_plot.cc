@@ -29,15 +29,39 @@ struct Arguments {
   bool json = false;
 };
 
+// The directories of an argument: one, or several separated by commas whose mean is meant.
+std::vector<std::string> directories_of(const std::string& argument) {
+  if (fs::is_directory(argument)) return {argument};
+  std::vector<std::string> directories;
+  size_t begin = 0;
+  for (size_t end; begin <= argument.size(); begin = end + 1) {
+    end = std::min(argument.find(',', begin), argument.size());
+    directories.push_back(argument.substr(begin, end - begin));
+  }
+  return directories;
+}
+
+RunLog read_argument(const std::string& argument) {
+  std::vector<RunLog> logs;
+  for (const std::string& directory : directories_of(argument)) logs.push_back(read_run_log(directory));
+  return logs.size() == 1 ? std::move(logs[0]) : mean_log(logs);
+}
+
+std::string last_part(const std::string& run) {
+  fs::path path = fs::absolute(run).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  return path.filename().string();
+}
+
 // The last part of the path, or the path where two runs share it; twice the same path gets a number.
 std::vector<std::string> default_labels(const std::vector<std::string>& runs) {
   std::vector<std::string> labels;
   std::map<std::string, int> uses;
   for (const std::string& run : runs) {
-    fs::path path = fs::absolute(run).lexically_normal();
-    if (!path.has_filename()) path = path.parent_path();
-    labels.push_back(path.filename().string());
-    ++uses[labels.back()];
+    std::string label;
+    for (const std::string& directory : directories_of(run)) label += (label.empty() ? "" : ",") + last_part(directory);
+    labels.push_back(label);
+    ++uses[label];
   }
   std::map<std::string, int> taken;
   for (size_t i = 0; i < runs.size(); ++i) {
@@ -101,12 +125,12 @@ void run(const Arguments& arguments) {
     throw_bad_input("--label was given {} times for {} runs; give it once for each run, or not at all.",
                     arguments.labels.size(), arguments.runs.size());
   }
-  if (arguments.out.empty() && arguments.runs.size() > 1) {
+  if (arguments.out.empty() && (arguments.runs.size() > 1 || directories_of(arguments.runs[0]).size() > 1)) {
     throw_bad_input("Several runs need --out, the directory for their common pictures.");
   }
   const std::vector<std::string> labels = arguments.labels.empty() ? default_labels(arguments.runs) : arguments.labels;
   std::vector<PlotRun> runs;
-  for (size_t i = 0; i < arguments.runs.size(); ++i) runs.push_back({labels[i], read_run_log(arguments.runs[i])});
+  for (size_t i = 0; i < arguments.runs.size(); ++i) runs.push_back({labels[i], read_argument(arguments.runs[i])});
 
   const std::string out = arguments.out.empty() ? (fs::path(arguments.runs[0]) / "plots").string() : arguments.out;
   if (fs::exists(out) && !fs::is_directory(out)) throw_bad_input("--out: {} exists and is not a directory.", out);
@@ -149,7 +173,11 @@ void run(const Arguments& arguments) {
 void add_train_plot_command(CLI::App& train, int& /*exit_code*/) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command = train.add_subcommand("plot", "Draw the curves of a training run, or of several to compare them");
-  command->add_option("RUN", arguments->runs, "Run directories, with a log.jsonl each; the first is the reference")
+  command
+      ->add_option(
+          "RUN", arguments->runs,
+          "Run directories, with a log.jsonl each; the first is the reference. A,B is the mean of runs A and B, "
+          "which differ in their seed")
       ->required()
       ->type_name("");
   command->add_option("--out", arguments->out, "Directory for pictures, scripts and data; for one run, RUN/plots")
@@ -173,7 +201,8 @@ void add_train_plot_command(CLI::App& train, int& /*exit_code*/) {
       "\n"
       "Examples:\n"
       "  fathom train plot runs/tiny\n"
-      "  fathom train plot runs/bf16 runs/fp8 --out compare --label BF16 --label FP8 --smooth 10");
+      "  fathom train plot runs/bf16 runs/fp8 --out compare --label BF16 --label FP8 --smooth 10\n"
+      "  fathom train plot runs/bf16-1,runs/bf16-2 runs/fp8-1,runs/fp8-2 --out compare --label BF16 --label FP8");
   command->callback([arguments] { run(*arguments); });
 }
 

@@ -177,6 +177,79 @@ RunLog parse_run_log(std::string_view text, const std::string& source) {
   return log;
 }
 
+RunLog mean_log(const std::vector<RunLog>& logs) {
+  const auto share = 1 / static_cast<double>(logs.size());
+  const auto differ = [] {
+    throw_bad_input("The runs whose mean is asked for do not have the same steps, layers and depths.");
+  };
+  const auto add_all = [&](std::vector<double>& to, const std::vector<double>& from) {
+    if (to.size() != from.size()) differ();
+    for (size_t i = 0; i < to.size(); ++i) to[i] += share * from[i];
+  };
+  constexpr double StepRecord::*kNumbers[] = {&StepRecord::loss,
+                                              &StepRecord::main,
+                                              &StepRecord::balance,
+                                              &StepRecord::gradient_norm,
+                                              &StepRecord::clip_factor,
+                                              &StepRecord::learning_rate,
+                                              &StepRecord::seconds,
+                                              &StepRecord::bias_update_speed,
+                                              &StepRecord::tokens_per_second,
+                                              &StepRecord::fraction_of_peak};
+  // As many records of a kind as every log has.
+  const auto common = [&](auto records) {
+    size_t count = (logs[0].*records).size();
+    for (const RunLog& log : logs) count = std::min(count, (log.*records).size());
+    for (const RunLog& log : logs) {
+      for (size_t i = 0; i < count; ++i) {
+        if ((log.*records)[i].step != (logs[0].*records)[i].step) differ();
+      }
+    }
+    return count;
+  };
+  RunLog mean;
+  const size_t steps = common(&RunLog::steps);
+  if (steps == 0) differ();
+  for (size_t i = 0; i < steps; ++i) {
+    StepRecord record = logs[0].steps[i];
+    for (const auto number : kNumbers) record.*number = 0;
+    std::fill(record.mtp.begin(), record.mtp.end(), 0.0);
+    std::fill(record.load_violation.begin(), record.load_violation.end(), 0.0);
+    for (const RunLog& log : logs) {
+      for (const auto number : kNumbers) record.*number += share * (log.steps[i].*number);
+      add_all(record.mtp, log.steps[i].mtp);
+      add_all(record.load_violation, log.steps[i].load_violation);
+    }
+    mean.steps.push_back(std::move(record));
+  }
+  const size_t validations = common(&RunLog::validations);
+  for (size_t i = 0; i < validations; ++i) {
+    ValidationRecord record = logs[0].validations[i];
+    record.main = 0;
+    std::fill(record.mtp.begin(), record.mtp.end(), 0.0);
+    for (const RunLog& log : logs) {
+      record.main += share * log.validations[i].main;
+      add_all(record.mtp, log.validations[i].mtp);
+    }
+    mean.validations.push_back(std::move(record));
+  }
+  const size_t loads = common(&RunLog::loads);
+  for (size_t i = 0; i < loads; ++i) {
+    ExpertLoadRecord record = logs[0].loads[i];
+    for (size_t other = 1; other < logs.size(); ++other) {
+      const ExpertLoadRecord& from = logs[other].loads[i];
+      if (from.layers.size() != record.layers.size()) differ();
+      for (size_t l = 0; l < record.layers.size(); ++l) {
+        std::vector<int64_t>& to = record.layers[l].second;
+        if (from.layers[l].first != record.layers[l].first || from.layers[l].second.size() != to.size()) differ();
+        for (size_t e = 0; e < to.size(); ++e) to[e] += from.layers[l].second[e];
+      }
+    }
+    mean.loads.push_back(std::move(record));
+  }
+  return mean;
+}
+
 RunLog read_run_log(const std::string& run) {
   namespace fs = std::filesystem;
   std::error_code error;

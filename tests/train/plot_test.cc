@@ -153,6 +153,28 @@ TEST(RunLog, BrokenLinesAreNamed) {
 }
 
 // Whatever happens to a log, it is read or refused with a sentence, and what was read can be turned into pictures.
+TEST(RunLog, MeansAreOverTheCommonSteps) {
+  const RunLog a = parse_run_log(log_text(20), "a");
+  const RunLog b = parse_run_log(log_text(15, 3), "b");
+  const RunLog mean = mean_log({a, b});
+  ASSERT_EQ(mean.steps.size(), 15u);
+  for (const StepRecord& record : mean.steps) {
+    EXPECT_NEAR(record.main, 2 * (2 + 6.0 / static_cast<double>(record.step)), 1e-12);
+    EXPECT_NEAR(record.mtp.at(0), record.main + 0.5, 1e-12);
+    EXPECT_DOUBLE_EQ(record.load_violation.at(1), 2.5);
+  }
+  ASSERT_EQ(mean.validations.size(), 1u);
+  EXPECT_NEAR(mean.validations[0].main, 6, 1e-12);
+  ASSERT_EQ(mean.loads.size(), 1u);
+  EXPECT_EQ(mean.loads[0].layers.at(1).second, (std::vector<int64_t>{40, 20, 20, 0}));
+  // Steps of other numbers, and another count of layers.
+  const RunLog later = parse_run_log(step_line(2, 1), "later");
+  FATHOM_EXPECT_ERROR(mean_log({a, later}), ErrorKind::bad_input, "same steps");
+  RunLog fewer = b;
+  fewer.steps[3].load_violation.pop_back();
+  FATHOM_EXPECT_ERROR(mean_log({a, fewer}), ErrorKind::bad_input, "layers");
+}
+
 TEST(RunLog, DamagedLogsAreReadOrRefused) {
   const std::string whole = log_text(12);
   const std::string bytes = "{}[]\",:0123456789.-e\n\\ntu\x80\xff";
@@ -427,19 +449,22 @@ TEST(TrainPlot, MistakesAreASentence) {
   fs::create_directories(directory.file("no-log"));
   std::vector<std::string> many(kMostPlotRuns + 1, run);
   many.insert(many.begin(), "plot");
-  expect_refused("train", {
-                              {{"plot"}, "RUN"},
-                              {{"plot", directory.file("nowhere")}, "no such run"},
-                              {{"plot", run + "/log.jsonl"}, "found a file"},
-                              {{"plot", directory.file("no-log")}, "no log.jsonl"},
-                              {{"plot", empty}, "no step"},
-                              {{"plot", broken}, "log.jsonl, line 1"},
-                              {{"plot", run, run}, "--out"},
-                              {{"plot", run, "--label", "a", "--label", "b"}, "--label"},
-                              {{"plot", run, "--smooth", "0"}, "--smooth"},
-                              {{"plot", run, "--out", run + "/log.jsonl"}, "not a directory"},
-                              {many, "at most 16"},
-                          });
+  expect_refused("train",
+                 {
+                     {{"plot"}, "RUN"},
+                     {{"plot", directory.file("nowhere")}, "no such run"},
+                     {{"plot", run + "/log.jsonl"}, "found a file"},
+                     {{"plot", directory.file("no-log")}, "no log.jsonl"},
+                     {{"plot", empty}, "no step"},
+                     {{"plot", broken}, "log.jsonl, line 1"},
+                     {{"plot", run, run}, "--out"},
+                     {{"plot", run + "," + run}, "--out"},
+                     {{"plot", run + "," + directory.file("nowhere"), "--out", directory.file("o")}, "no such run"},
+                     {{"plot", run, "--label", "a", "--label", "b"}, "--label"},
+                     {{"plot", run, "--smooth", "0"}, "--smooth"},
+                     {{"plot", run, "--out", run + "/log.jsonl"}, "not a directory"},
+                     {many, "at most 16"},
+                 });
 }
 
 }  // namespace
