@@ -242,11 +242,13 @@ TEST_F(ServerApi, CompletesText) {
   EXPECT_TRUE(done);
   EXPECT_EQ(text, echoed["choices"][0]["text"]);
 
-  const Json several =
-      Json::parse(server()
-                      .post("/v1/completions",
-                            {{"model", "fathom-tiny"}, {"prompt", {"One", "Two words"}}, {"n", 2}, {"max_tokens", 3}})
-                      .body);
+  const Json several = Json::parse(server()
+                                       .post("/v1/completions", {{"model", "fathom-tiny"},
+                                                                 {"prompt", {"One", "Two words"}},
+                                                                 {"n", 2},
+                                                                 {"max_tokens", 3},
+                                                                 {"ignore_eos", true}})
+                                       .body);
   EXPECT_EQ(several["choices"].size(), 4u);
   EXPECT_EQ(several["usage"]["completion_tokens"], 12);
   const Json infilled =
