@@ -44,7 +44,7 @@ std::vector<std::string> directories_of(const std::string& argument) {
 RunLog read_argument(const std::string& argument) {
   std::vector<RunLog> logs;
   for (const std::string& directory : directories_of(argument)) logs.push_back(read_run_log(directory));
-  return logs.size() == 1 ? std::move(logs[0]) : mean_log(logs);
+  return logs.size() == 1 ? std::move(logs[0]) : mean_log(logs, argument);
 }
 
 std::string last_part(const std::string& run) {

@@ -177,10 +177,10 @@ RunLog parse_run_log(std::string_view text, const std::string& source) {
   return log;
 }
 
-RunLog mean_log(const std::vector<RunLog>& logs) {
+RunLog mean_log(const std::vector<RunLog>& logs, const std::string& source) {
   const auto share = 1 / static_cast<double>(logs.size());
-  const auto differ = [] {
-    throw_bad_input("The runs whose mean is asked for do not have the same steps, layers and depths.");
+  const auto differ = [&] {
+    throw_bad_input("{}: these runs do not have the same steps, layers and depths, so they have no mean.", source);
   };
   const auto add_all = [&](std::vector<double>& to, const std::vector<double>& from) {
     if (to.size() != from.size()) differ();

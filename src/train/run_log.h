@@ -63,8 +63,8 @@ RunLog parse_run_log(std::string_view text, const std::string& source);
 
 /// The means of runs that differ in their seed, over the steps that all have: of every number and validation, loads
 /// summed up. A record or number that one of the logs lacks is left out. `bad_input` if there is no common step, or if
-/// the logs' steps have other numbers or other counts of layers and depths.
-RunLog mean_log(const std::vector<RunLog>& logs);
+/// the logs' steps have other numbers or other counts of layers and depths; `source` names the runs in it.
+RunLog mean_log(const std::vector<RunLog>& logs, const std::string& source);
 
 /// The log of a run directory. `bad_input` if there is no such directory, no log in it, or no step in the log.
 RunLog read_run_log(const std::string& run);

@@ -156,7 +156,7 @@ TEST(RunLog, BrokenLinesAreNamed) {
 TEST(RunLog, MeansAreOverTheCommonSteps) {
   const RunLog a = parse_run_log(log_text(20), "a");
   const RunLog b = parse_run_log(log_text(15, 3), "b");
-  const RunLog mean = mean_log({a, b});
+  const RunLog mean = mean_log({a, b}, "a,b");
   ASSERT_EQ(mean.steps.size(), 15u);
   for (const StepRecord& record : mean.steps) {
     EXPECT_NEAR(record.main, 2 * (2 + 6.0 / static_cast<double>(record.step)), 1e-12);
@@ -169,10 +169,10 @@ TEST(RunLog, MeansAreOverTheCommonSteps) {
   EXPECT_EQ(mean.loads[0].layers.at(1).second, (std::vector<int64_t>{40, 20, 20, 0}));
   // Steps of other numbers, and another count of layers.
   const RunLog later = parse_run_log(step_line(2, 1), "later");
-  FATHOM_EXPECT_ERROR(mean_log({a, later}), ErrorKind::bad_input, "same steps");
+  FATHOM_EXPECT_ERROR(mean_log({a, later}, "a,later"), ErrorKind::bad_input, "same steps");
   RunLog fewer = b;
   fewer.steps[3].load_violation.pop_back();
-  FATHOM_EXPECT_ERROR(mean_log({a, fewer}), ErrorKind::bad_input, "layers");
+  FATHOM_EXPECT_ERROR(mean_log({a, fewer}, "a,fewer"), ErrorKind::bad_input, "layers");
 }
 
 TEST(RunLog, DamagedLogsAreReadOrRefused) {

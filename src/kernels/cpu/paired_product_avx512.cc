@@ -117,6 +117,11 @@ void widen_block(const uint16_t* right, int64_t right_cols, int64_t pairs, int64
   }
 }
 
+// Pair p of row r of the left side.
+const uint16_t* left_at(const PairedLeft& left, int64_t r, int64_t p) {
+  return left.data + (left.index != nullptr ? left.index[r] : r) * left.row_stride + p * left.pair_stride;
+}
+
 // Where a widened left value lies: row r, pair p at first + r · row + p · pair; its even value `even` further.
 struct WideLeft {
   const float* first;
@@ -138,8 +143,7 @@ WideLeft widen_left(const PairedLeft& left, int64_t r, int64_t n, int64_t p, int
   constexpr int64_t kEven = kLeftRows * kGroupPairs;
   float* to = out;
   for (int64_t i = 0; i < n; ++i, to += kGroupPairs) {
-    const uint16_t* from =
-        left.data + (left.index != nullptr ? left.index[r + i] : r + i) * left.row_stride + p * left.pair_stride;
+    const uint16_t* from = left_at(left, r + i, p);
     if (left.pair_stride == 2) {
       for (int64_t k = 0; k < pairs; k += 16) {
         const auto mask = static_cast<__mmask16>(pairs - k >= 16 ? 0xffff : (1u << (pairs - k)) - 1);
@@ -280,16 +284,15 @@ struct Product {
   const int32_t* y_index;
   bool accumulate;
 
-  int64_t left_row(int64_t r) const { return left.index != nullptr ? left.index[r] : r; }
-
   // Rows [r, r + n) of the tile at column c, with the scales of a group.
   TileRows tile_rows(int64_t r, int64_t n, int64_t p, int64_t c, int64_t group) const {
     TileRows at;
     for (int64_t k = 0; k < n; ++k) {
-      const int64_t row = left_row(r + k);
-      at.left[k] = left.data + row * left.row_stride + p * left.pair_stride;
-      if (scales != nullptr)
+      at.left[k] = left_at(left, r + k, p);
+      if (scales != nullptr) {
+        const int64_t row = left.index != nullptr ? left.index[r + k] : r + k;
         at.scale[k] = scales->left[row * scales->left_row_stride + group * scales->left_group_stride];
+      }
       at.y[k] = y + (y_index != nullptr ? y_index[r + k] : r + k) * y_stride + (c - begin);
     }
     return at;
