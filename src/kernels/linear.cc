@@ -24,8 +24,9 @@ constexpr int64_t kManyTokens = 48;
 // Tokens of a work item.
 constexpr int64_t kItemTokens = 512;
 
+constexpr int64_t kGroupsOfBlock = kOperandBlock / kActivationGroup;
+
 size_t element_bytes(OperandForm form) {
-  if (form == OperandForm::int8) return 1;
   return form == OperandForm::bf16 ? sizeof(uint16_t) : sizeof(float);
 }
 
@@ -76,9 +77,14 @@ bool same_operand_form(const Weight& a, const Weight& b, OperandRounding roundin
 
 OperandView OperandView::from_row(int64_t t) const {
   OperandView view = *this;
+  if (form == OperandForm::int8) {
+    view.data = int8_columns(t, 0);
+    view.scales = scales + t;
+    view.sums = sums + t;
+    return view;
+  }
   view.data = static_cast<const std::byte*>(data) + static_cast<size_t>(t * stride) * element_bytes(form);
   view.scales = row_scales(t);
-  if (sums != nullptr) view.sums = sums + t * 5 * scale_stride;
   return view;
 }
 
@@ -90,7 +96,11 @@ OperandView Operand::view(int64_t first_row) const {
   view.scales = has_scales_ ? scales_.as<float>() : nullptr;
   view.stride = stride_;
   view.scale_stride = scale_stride_;
-  if (form_ == OperandForm::int8) view.sums = sums_.as<int32_t>();
+  if (form_ == OperandForm::int8) {
+    view.block_rows = block_rows_;
+    view.groups = groups_;
+    view.sums = sums_.as<int32_t>();
+  }
   return view.from_row(first_row);
 }
 
@@ -99,15 +109,18 @@ void Operand::prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, co
   const bool fp8_rounding = rounding == OperandRounding::fp8 || rounding == OperandRounding::fp8_ue8m0;
   rounding_ = fp8_rounding && weight.dtype != DType::f8_e4m3 ? OperandRounding::none : rounding;
   const bool int8 = rounding == OperandRounding::int8;
-  form_ = int8 ? OperandForm::int8 : linear_kernels().operand_form(weight, rounding_);
-  has_scales_ = int8 || (fp8_rounding && rounding_ == rounding);
-  scale_stride_ = (K + kActivationGroup - 1) / kActivationGroup;
-  // An odd number of cache lines from one token's bytes to the next: a tile's tokens spread over the first-level cache.
-  stride_ = int8 ? scale_stride_ * kActivationGroup + 64 : padded(K);
-  data_.reserve(static_cast<size_t>(T * stride_) * element_bytes(form_));
-  if (int8) sums_.reserve(static_cast<size_t>(T * 5 * scale_stride_) * sizeof(int32_t));
-  if (has_scales_) scales_.reserve(static_cast<size_t>(T * scale_stride_) * sizeof(float));
-  const auto row = [&](int64_t t, int) { prepare_row(x + t * x_stride, K, t, least_amax); };
+  if (int8) reserve_int8(T, (K + kActivationGroup - 1) / kActivationGroup);
+  if (!int8) {
+    form_ = linear_kernels().operand_form(weight, rounding_);
+    has_scales_ = fp8_rounding && rounding_ == rounding;
+    scale_stride_ = (K + kActivationGroup - 1) / kActivationGroup;
+    stride_ = padded(K);
+    data_.reserve(static_cast<size_t>(T * stride_) * element_bytes(form_));
+    if (has_scales_) scales_.reserve(static_cast<size_t>(T * scale_stride_) * sizeof(float));
+  }
+  const auto row = [&](int64_t t, int) {
+    int8 ? prepare_int8_row(x + t * x_stride, K, t) : prepare_row(x + t * x_stride, K, t, least_amax);
+  };
   if (team != nullptr && T > 1) {
     team->parallel_for(T, row);
   } else {
@@ -115,15 +128,61 @@ void Operand::prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, co
   }
 }
 
+void Operand::reserve_int8(int64_t rows, int64_t groups) {
+  form_ = OperandForm::int8;
+  has_scales_ = true;
+  block_rows_ = rows;
+  groups_ = groups;
+  const int64_t blocks = (groups + kGroupsOfBlock - 1) / kGroupsOfBlock;
+  reserve<int8_t>(data_, blocks * rows * kOperandBlock);
+  reserve<float>(scales_, groups * rows);
+  reserve<int32_t>(sums_, 5 * groups * rows);
+}
+
+void Operand::prepare_int8_row(const float* x, int64_t K, int64_t t) {
+  const int64_t length = groups_ * kActivationGroup;
+  thread_local Buffer memory;
+  auto* q = reserve<int8_t>(memory, length + groups_ * static_cast<int64_t>(sizeof(float) + 5 * sizeof(int32_t)));
+  auto* scales = reinterpret_cast<float*>(q + length);
+  auto* sums = reinterpret_cast<int32_t*>(scales + groups_);
+  integer_kernels().quantize_activation(x, K, q, scales, sums, sums + groups_);
+  for (int64_t k = 0; k < length; k += kOperandBlock) {
+    std::memcpy(data_.as<int8_t>() + (k / kOperandBlock * block_rows_ + t) * kOperandBlock, q + k,
+                static_cast<size_t>(std::min(kOperandBlock, length - k)));
+  }
+  for (int64_t g = 0; g < groups_; ++g) scales_.as<float>()[g * block_rows_ + t] = scales[g];
+  for (int64_t i = 0; i < 5 * groups_; ++i) sums_.as<int32_t>()[i * block_rows_ + t] = sums[i];
+}
+
+void Operand::gather(const OperandView& from, const int32_t* rows, int64_t n, ThreadTeam& team) {
+  rounding_ = from.rounding;
+  reserve_int8(n, from.groups);
+  const int64_t blocks = (groups_ + kGroupsOfBlock - 1) / kGroupsOfBlock;
+  team.parallel_for(blocks + 6 * groups_, [&](int64_t item, int) {
+    if (item < blocks) {
+      auto* to = data_.as<int8_t>() + item * n * kOperandBlock;
+      for (int64_t t = 0; t < n; ++t) {
+        std::memcpy(to + t * kOperandBlock, from.int8_columns(rows[t], item * kOperandBlock), kOperandBlock);
+      }
+      return;
+    }
+    item -= blocks;
+    if (item < groups_) {
+      for (int64_t t = 0; t < n; ++t) {
+        scales_.as<float>()[item * n + t] = from.scales[item * from.block_rows + rows[t]];
+      }
+      return;
+    }
+    item -= groups_;
+    for (int64_t t = 0; t < n; ++t) {
+      sums_.as<int32_t>()[item * n + t] = from.sums[item * from.block_rows + rows[t]];
+    }
+  });
+}
+
 void Operand::prepare_row(const float* x, int64_t K, int64_t t, float least_amax) {
   auto* wide = data_.as<float>() + t * stride_;
   auto* narrow = data_.as<uint16_t>() + t * stride_;
-  if (form_ == OperandForm::int8) {
-    int32_t* sums = sums_.as<int32_t>() + t * 5 * scale_stride_;
-    integer_kernels().quantize_activation(x, K, data_.as<int8_t>() + t * stride_,
-                                          scales_.as<float>() + t * scale_stride_, sums, sums + scale_stride_);
-    return;
-  }
   if (has_scales_) {
     const bool ue8m0 = rounding_ == OperandRounding::fp8_ue8m0;
     float* scales = scales_.as<float>() + t * scale_stride_;

@@ -54,7 +54,7 @@ enum class OperandForm {
   f32,        ///< float32, natural order (already rounded as asked)
   f32_pairs,  ///< float32, each 32 columns in the order of `paired_column`
   bf16,       ///< BF16, natural order; also the values of FP8 codes
-  int8,       ///< signed bytes, natural order, with scales and sums
+  int8,       ///< signed bytes by blocks of columns, with scales and sums
 };
 
 /// Column that stands at `position` (of 32) in the form f32_pairs: eights of even and of odd columns, as they come out
@@ -68,24 +68,37 @@ constexpr int64_t paired_column(int64_t position) {
 /// Brings a row of float32 [n] from its natural order into that of `form`; n is a multiple of 32.
 void order_row(OperandForm form, float* row, int64_t n);
 
+/// Columns of a block: where activations are int8, so many of a row lie together, and behind them those of the next row.
+constexpr int64_t kOperandBlock = 512;
+
 /// Prepared activations, somebody else's memory. Rows are padded with zeros to a multiple of 64 elements (int8: 128).
 struct OperandView {
   OperandForm form = OperandForm::f32;
   OperandRounding rounding = OperandRounding::none;
-  const void* data = nullptr;
+  const void* data = nullptr;     ///< [rows, stride]; int8: [columns / kOperandBlock, block_rows, kOperandBlock]
   const float* scales = nullptr;  ///< [rows, scale_stride], one per 128 channels; null unless rounded to FP8 or int8
   int64_t stride = 0;             ///< elements from one row to the next
   int64_t scale_stride = 0;
-  /// int8 only, [rows, 5 * scale_stride]: a row's sums of 128 channels, then those of 32 channels.
+  /// int8 only: rows of a block, at least as many as there are. Scales are [groups, block_rows].
+  int64_t block_rows = 0;
+  int64_t groups = 0;  ///< int8 only: of 128 channels
+  /// int8 only, [5 * groups, block_rows]: sums of 128 channels, then those of 32 channels.
   const int32_t* sums = nullptr;
 
   const float* f32_row(int64_t t) const { return static_cast<const float*>(data) + t * stride; }
   const uint16_t* bf16_row(int64_t t) const { return static_cast<const uint16_t*>(data) + t * stride; }
-  const int8_t* int8_row(int64_t t) const { return static_cast<const int8_t*>(data) + t * stride; }
-  const int32_t* row_sums(int64_t t, int64_t group) const {
-    return sums + t * 5 * scale_stride + (group == 128 ? 0 : scale_stride);
-  }
   const float* row_scales(int64_t t) const { return scales != nullptr ? scales + t * scale_stride : nullptr; }
+  /// Row t's columns from `column` on, up to the end of their block.
+  const int8_t* int8_columns(int64_t t, int64_t column) const {
+    return static_cast<const int8_t*>(data) + (column / kOperandBlock * block_rows + t) * kOperandBlock +
+           column % kOperandBlock;
+  }
+  /// Row t's scale of the first 128 channels; those of the next are `block_rows` further on.
+  const float* int8_scales(int64_t t) const { return scales + t; }
+  /// Row t's sum of the first `group` channels; those of the next are `block_rows` further on.
+  const int32_t* int8_sums(int64_t t, int64_t group) const {
+    return sums + (group == 128 ? 0 : groups * block_rows) + t;
+  }
   /// The rows from t on.
   OperandView from_row(int64_t t) const;
 };
@@ -100,15 +113,22 @@ class Operand {
   void prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, const Weight& weight, OperandRounding rounding,
                ThreadTeam* team, float least_amax = kLeastActivationAmax);
 
+  /// Copies n rows of an int8 operand, in this order.
+  void gather(const OperandView& from, const int32_t* rows, int64_t n, ThreadTeam& team);
+
   OperandView view(int64_t first_row = 0) const;
 
  private:
+  void reserve_int8(int64_t rows, int64_t groups);
   void prepare_row(const float* x, int64_t K, int64_t t, float least_amax);
+  void prepare_int8_row(const float* x, int64_t K, int64_t t);
 
   OperandForm form_ = OperandForm::f32;
   OperandRounding rounding_ = OperandRounding::none;
   int64_t stride_ = 0;
   int64_t scale_stride_ = 0;
+  int64_t block_rows_ = 0;
+  int64_t groups_ = 0;
   bool has_scales_ = false;
   Buffer data_;
   Buffer scales_;

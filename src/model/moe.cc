@@ -36,11 +36,12 @@ void up_half(const std::vector<Job>& jobs, Workspace& ws, ThreadTeam& team) {
     auto* up = scratch.reserve<float>(scratch.up, kTokenBlock * n);
     for (int64_t t0 = 0; t0 < job.count; t0 += kTokenBlock) {
       const int64_t count = std::min(kTokenBlock, job.count - t0);
-      const int32_t* tokens = job.tokens + t0;
+      const OperandView x = job.x_rows != nullptr ? job.x : job.x.from_row(t0);
+      const int32_t* x_rows = job.x_rows != nullptr ? job.x_rows + t0 : nullptr;
       prefetch_rows(job.mlp->up_proj, begin, end);
-      linear_rows(job.x, tokens, count, job.mlp->gate_proj, begin, end, gate, n);
+      linear_rows(x, x_rows, count, job.mlp->gate_proj, begin, end, gate, n);
       if (end < size) prefetch_rows(job.mlp->gate_proj, end, std::min(end + step, size));
-      linear_rows(job.x, tokens, count, job.mlp->up_proj, begin, end, up, n);
+      linear_rows(x, x_rows, count, job.mlp->up_proj, begin, end, up, n);
       if (job.tape != nullptr) {
         for (int64_t t = 0; t < count; ++t) {
           job.tape->gate.put(job.tape_row + t0 + t, begin, gate + t * n, n);
@@ -68,7 +69,7 @@ void down_half(const std::vector<Job>& jobs, int64_t T, int64_t hidden, float* o
       if (j + 1 < jobs.size()) prefetch_rows(jobs[j + 1].mlp->down_proj, begin, end);
       for (int64_t t0 = 0; t0 < job.count; t0 += kTokenBlock) {
         const int64_t count = std::min(kTokenBlock, job.count - t0);
-        linear_rows(job.inner_view, ws.all_tokens.data() + t0, count, job.mlp->down_proj, begin, end, partial, n);
+        linear_rows(job.inner_view.from_row(t0), nullptr, count, job.mlp->down_proj, begin, end, partial, n);
         for (int64_t t = 0; t < count; ++t) {
           const float weight = job.weights != nullptr ? job.weights[t0 + t] : 1.0f;
           float* row = out + job.tokens[t0 + t] * hidden + begin;
@@ -136,9 +137,10 @@ void keep_route(const ModelConfig& config, int64_t T, const Workspace& ws, Layer
 }
 
 // The batch's activations in the forms of the first and of the last job's weights: two operands if the shared experts
-// are stored in another format.
+// are stored in another format. `slots`: the first are in the order of slots.
 struct Inputs {
   OperandView first, last;
+  bool slots = false;
 };
 
 Inputs prepare_inputs(const LoadedModel& model, const MlpWeights& first, const MlpWeights& last, int64_t T,
@@ -150,6 +152,21 @@ Inputs prepare_inputs(const LoadedModel& model, const MlpWeights& first, const M
   if (same_operand_form(first.gate_proj, last.gate_proj, rounding)) return {ws.operand.view(), ws.operand.view()};
   ws.second_operand.prepare(x, T, hidden, hidden, last.gate_proj, rounding, &team);
   return {ws.operand.view(), ws.second_operand.view()};
+}
+
+// Batches of which experts get so few tokens that products read them one by one.
+constexpr int64_t kFewTokens = 8;
+
+// The inputs of routed and shared experts.
+Inputs prepare_expert_inputs(const LoadedModel& model, const MoeWeights& moe, int64_t T, Workspace& ws,
+                             ThreadTeam& team) {
+  const MlpWeights& form = moe.experts.front();
+  Inputs inputs = prepare_inputs(model, form, moe.shared_experts ? *moe.shared_experts : form, T, ws, team);
+  if (inputs.first.form != OperandForm::int8 || T <= kFewTokens) return inputs;
+  ws.slot_operand.gather(inputs.first, ws.slot_token.data(), T * model.config.num_experts_per_tok, team);
+  inputs.first = ws.slot_operand.view();
+  inputs.slots = true;
+  return inputs;
 }
 
 bool is_shared(const Job& job) {
@@ -182,17 +199,23 @@ void run_up(const LoadedModel& model, std::vector<Job>& jobs, Workspace& ws, Thr
   }
 }
 
-Job routed_job(const MlpWeights& mlp, size_t expert, const OperandView& x, float* inner, Workspace& ws) {
+Job routed_job(const MlpWeights& mlp, size_t expert, const Inputs& inputs, float* inner, Workspace& ws) {
   const int64_t begin = ws.expert_begin[expert];
-  return {
-      &mlp, ws.slot_token.data() + begin, ws.slot_weight.data() + begin, ws.expert_begin[expert + 1] - begin, x, inner,
-      {}};
+  const int32_t* tokens = ws.slot_token.data() + begin;
+  return {&mlp,
+          tokens,
+          ws.slot_weight.data() + begin,
+          ws.expert_begin[expert + 1] - begin,
+          inputs.slots ? inputs.first.from_row(begin) : inputs.first,
+          inputs.slots ? nullptr : tokens,
+          inner,
+          {}};
 }
 
 // The shared experts' job; `inner` behind those of the routed ones.
 Job shared_job(const LoadedModel& model, const MlpWeights& mlp, int64_t T, const OperandView& x, Workspace& ws) {
   const int64_t routed = T * model.config.num_experts_per_tok * model.config.moe_intermediate_size;
-  return {&mlp, ws.all_tokens.data(), nullptr, T, x, ws.inner.as<float>() + routed, {}};
+  return {&mlp, ws.all_tokens.data(), nullptr, T, x, nullptr, ws.inner.as<float>() + routed, {}};
 }
 
 // Tokens for which the next layer's experts are guessed: a decode step, a verification. Longer passes need most experts
@@ -271,7 +294,7 @@ void run_from_store(const LoadedModel& model, int64_t layer, const MoeWeights& m
   ExpertPass pass(*model.experts, layer, needs, T);
   guess_next_layer(model, layer, T, ws, team);
   const MlpWeights& form = moe.experts.front();
-  const Inputs inputs = prepare_inputs(model, form, moe.shared_experts ? *moe.shared_experts : form, T, ws, team);
+  const Inputs inputs = prepare_expert_inputs(model, moe, T, ws, team);
 
   bool shared_left = moe.shared_experts.has_value();
   const std::vector<size_t>* taken = &pass.take(!shared_left);
@@ -286,7 +309,7 @@ void run_from_store(const LoadedModel& model, int64_t layer, const MoeWeights& m
     for (size_t need : *taken) {
       const auto expert = static_cast<size_t>(needs[need].expert);
       ws.apart_begin[expert] = apart_rows + rows;
-      ws.jobs.push_back(routed_job(pass.weights(need), expert, inputs.first, inner + rows * form.gate_proj.rows, ws));
+      ws.jobs.push_back(routed_job(pass.weights(need), expert, inputs, inner + rows * form.gate_proj.rows, ws));
       rows += needs[need].tokens;
     }
     if (shared_left) {
@@ -320,7 +343,7 @@ void run_from_store(const LoadedModel& model, int64_t layer, const MoeWeights& m
 void dense_feed_forward(const LoadedModel& model, const MlpWeights& mlp, int64_t T, Workspace& ws, ThreadTeam& team,
                         LayerTape* tape) {
   const Inputs inputs = prepare_inputs(model, mlp, mlp, T, ws, team);
-  ws.jobs.assign(1, Job{&mlp, ws.all_tokens.data(), nullptr, T, inputs.last, ws.inner.as<float>(), {}});
+  ws.jobs.assign(1, Job{&mlp, ws.all_tokens.data(), nullptr, T, inputs.last, nullptr, ws.inner.as<float>(), {}});
   if (tape != nullptr) ws.jobs.back().tape = &tape->always;
   run_up(model, ws.jobs, ws, team);
   down_half(ws.jobs, T, model.config.hidden_size, ws.branch.as<float>(), ws, team);
@@ -337,13 +360,12 @@ void mixture_of_experts(const LoadedModel& model, int64_t layer, const MoeWeight
     run_from_store(model, layer, moe, T, ws, team);
     return;
   }
-  const MlpWeights& form = moe.experts.front();
-  const Inputs inputs = prepare_inputs(model, form, moe.shared_experts ? *moe.shared_experts : form, T, ws, team);
+  const Inputs inputs = prepare_expert_inputs(model, moe, T, ws, team);
   ws.jobs.clear();
   for (size_t e = 0; e < moe.experts.size(); ++e) {
     if (ws.expert_begin[e] == ws.expert_begin[e + 1]) continue;
     float* own_inner = ws.inner.as<float>() + ws.expert_begin[e] * inner;
-    ws.jobs.push_back(routed_job(moe.experts[e], e, inputs.first, own_inner, ws));
+    ws.jobs.push_back(routed_job(moe.experts[e], e, inputs, own_inner, ws));
     if (tape == nullptr) continue;
     ws.jobs.back().tape = &tape->routed;
     ws.jobs.back().tape_row = ws.expert_begin[e];

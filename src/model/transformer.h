@@ -125,6 +125,7 @@ struct Workspace {
   Buffer router_index, router_weight;  ///< [T, K]
   Buffer inner;                        ///< [T (K + 1), greatest inner size] activations between up and down
   Operand operand;                     ///< of the current products
+  Operand slot_operand;    ///< MoE: `operand`'s rows in the order of slots, where products want them side by side
   Operand second_operand;  ///< of the shared experts, where they are stored in another format than the routed ones
   Operand inner_operand, second_inner_operand;  ///< of the down projections
   AttentionWorkspace attention;                 ///< of attention over a BF16 cache
@@ -149,7 +150,8 @@ struct Workspace {
     const int32_t* tokens;  ///< [count] rows of the batch
     const float* weights;   ///< [count] factors of the outputs; null for 1
     int64_t count;
-    OperandView x;            ///< the batch's activations in the form of gate_proj and up_proj
+    OperandView x;            ///< activations in the form of gate_proj and up_proj: the batch's, or the job's own rows
+    const int32_t* x_rows;    ///< [count] rows of x; null: they are the first ones
     float* inner;             ///< [count, inner size] activations between up and down
     OperandView inner_view;   ///< the same, prepared for down_proj
     MlpTape* tape = nullptr;  ///< keeps both halves of the activations for a backward, from row `tape_row` on

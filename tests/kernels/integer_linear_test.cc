@@ -312,12 +312,12 @@ TEST(IntegerLinear, ActivationsRoundToTheNearestCode) {
     operand.prepare(x.data(), 1, K, K, w, OperandRounding::int8, nullptr);
     const OperandView view = operand.view();
     ASSERT_EQ(view.form, OperandForm::int8);
-    const int8_t* q = view.int8_row(0);
+    const int8_t* q = view.int8_columns(0, 0);
     for (int64_t g = 0; g < 3; ++g) {
       float amax = 0;
       for (int64_t k = 128 * g; k < std::min(K, 128 * g + 128); ++k)
         amax = std::max(amax, std::fabs(x[static_cast<size_t>(k)]));
-      EXPECT_EQ(view.row_scales(0)[g], amax / 127.0f);
+      EXPECT_EQ(view.int8_scales(0)[g], amax / 127.0f);
       int32_t sum = 0;
       for (int64_t k = 128 * g; k < 128 * g + 128; ++k) {
         const float value = k < K ? x[static_cast<size_t>(k)] : 0.0f;
@@ -326,10 +326,10 @@ TEST(IntegerLinear, ActivationsRoundToTheNearestCode) {
         if (k % 32 == 31) {
           int32_t part = 0;
           for (int64_t i = k - 31; i <= k; ++i) part += q[i];
-          EXPECT_EQ(view.row_sums(0, 32)[k / 32], part) << isa_name(isa);
+          EXPECT_EQ(view.int8_sums(0, 32)[k / 32], part) << isa_name(isa);
         }
       }
-      EXPECT_EQ(view.row_sums(0, 128)[g], sum) << isa_name(isa);
+      EXPECT_EQ(view.int8_sums(0, 128)[g], sum) << isa_name(isa);
     }
   }
 }

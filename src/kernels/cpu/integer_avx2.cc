@@ -38,48 +38,56 @@ constexpr size_t kPrefetchBytes = 4096;
 //   8 bits: Σ |w| · (q with the sign of w), w = code − 128: at most 2 · 128 · 127, less than 2^15;
 //   4 bits: Σ code · q, whose eight products of 32 columns, at most 8 · 2 · 15 · 127, stay below 2^15 as well.
 struct Avx2Tiles {
-  static constexpr int max_tokens = 4;
+  static constexpr int block_tokens = 4;
+  static constexpr int block_panels = 1;
   static constexpr int streamed_tokens = 4;
-  static constexpr int cached_panels = 1;
   static constexpr int runs(int tokens) { return tokens == 1 ? 2 : 1; }
+  // With w = code − 128 the zero is 128 less, too: nothing is left of it without a zero point.
+  static constexpr int symmetric_zero(int bits) { return bits == 8 ? 0 : 8; }
+  static constexpr bool widens = false;
 
-  template <int bits, int R, int T, bool streamed>
-  static void tile(const TileTokens& tokens, const uint8_t* panel, size_t spacing, const PanelLayout& layout,
+  template <int bits, int R, class Tokens>
+  static void tile(const Tokens& tokens, const uint8_t* panel, size_t spacing, const PanelLayout& layout,
                    const Weight& w, int64_t group_begin, int64_t group_end, const TileAhead&, float* totals) {
+    constexpr int T = Tokens::count;
     constexpr int H = 2 * R;  // registers of eight rows
     const __m256i low_half = _mm256_set1_epi32(0xffff);
-    const int64_t group = w.group;
+    const int64_t units = w.group / kUnit;
     const size_t head_step = layout.codes / static_cast<size_t>(layout.groups);
-    const int8_t* xs[T];
-    for (int t = 0; t < T; ++t) xs[t] = tokens.q[t];
     for (int64_t g = group_begin; g < group_end; ++g) {
-      const int64_t begin = g * group;
       __m256i sum[H][T];
       const uint8_t* codes[R];
       for (int h = 0; h < H; ++h) {
         const uint8_t* own = panel + static_cast<size_t>(h / 2) * spacing;
         codes[h / 2] = own + layout.codes + static_cast<size_t>(g) * layout.group_codes;
-        // With w = code − 128 the zero is 128 less, too: nothing is left of it without a zero point.
-        __m256i zero = _mm256_set1_epi32(bits == 8 ? 128 : 8);
-        if (w.zero_point) zero = Avx2Vec::words_from_bytes(own + layout.zeros + g * kPanelRows + h % 2 * 8);
-        const __m256i minus_zero =
-            _mm256_and_si256(_mm256_sub_epi32(_mm256_set1_epi32(bits == 8 ? 128 : 0), zero), low_half);
-        for (int t = 0; t < T; ++t) {
-          sum[h][t] = _mm256_madd_epi16(_mm256_set1_epi32(tokens.sums[t][g]), minus_zero);
+        if (w.zero_point) {
+          const __m256i zero = Avx2Vec::words_from_bytes(own + layout.zeros + g * kPanelRows + h % 2 * 8);
+          const __m256i minus_zero =
+              _mm256_and_si256(_mm256_sub_epi32(_mm256_set1_epi32(bits == 8 ? 128 : 0), zero), low_half);
+          for (int t = 0; t < T; ++t) {
+            sum[h][t] = _mm256_madd_epi16(_mm256_set1_epi32(tokens.begin(t, g - group_begin)), minus_zero);
+          }
+        } else {
+          for (int t = 0; t < T; ++t) sum[h][t] = _mm256_set1_epi32(tokens.begin(t, g - group_begin));
         }
-        if (streamed && h % 2 == 0) {
+        if (Tokens::streamed && h % 2 == 0) {
           // The codes' prefetch leaves out what stands before the codes of the next panel, less its first 4 KB.
           _mm_prefetch(
               reinterpret_cast<const char*>(own) + layout.bytes + kPrefetchBytes + static_cast<size_t>(g) * head_step,
               _MM_HINT_T0);
         }
       }
-      for (int64_t k = begin; k < begin + group; k += 32) add_columns<bits, R, T, streamed>(xs, k, codes, sum);
+      const int64_t end = (g - group_begin + 1) * units;
+      for (int64_t unit = end - units; unit < end; ++unit) {
+        const int8_t* x[T];
+        for (int t = 0; t < T; ++t) x[t] = tokens.unit(t, unit);
+        add_columns<bits, R, T, Tokens::streamed>(x, codes, sum);
+      }
       for (int h = 0; h < H; ++h) {
         const uint8_t* own = panel + static_cast<size_t>(h / 2) * spacing;
         const __m256 w_scale = Avx2Vec::load_bf16(reinterpret_cast<const uint16_t*>(own) + g * kPanelRows + h % 2 * 8);
         for (int t = 0; t < T; ++t) {
-          const __m256 scale = _mm256_mul_ps(w_scale, _mm256_set1_ps(tokens.scales[t][begin / 128]));
+          const __m256 scale = _mm256_mul_ps(w_scale, _mm256_set1_ps(tokens.scale(t, (end - 1) * kUnit / 128)));
           float* total = totals + (h / 2 * T + t) * kPanelRows + h % 2 * 8;
           _mm256_storeu_ps(total, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[h][t]), scale, _mm256_loadu_ps(total)));
         }
@@ -87,9 +95,9 @@ struct Avx2Tiles {
     }
   }
 
-  // 32 columns from k on; the codes move on.
+  // One unit of columns; the codes move on.
   template <int bits, int R, int T, bool streamed>
-  static void add_columns(const int8_t* const* xs, int64_t k, const uint8_t** codes, __m256i (&sum)[2 * R][T]) {
+  static void add_columns(const int8_t* const* x, const uint8_t** codes, __m256i (&sum)[2 * R][T]) {
     const __m256i ones = _mm256_set1_epi16(1);
     if constexpr (bits == 8) {
       const __m256i half = _mm256_set1_epi8(static_cast<char>(0x80));
@@ -100,9 +108,9 @@ struct Avx2Tiles {
             const __m256i value = _mm256_xor_si256(load(codes[r] + 32 * h), half);
             const __m256i magnitude = _mm256_abs_epi8(value);
             for (int t = 0; t < T; ++t) {
-              const __m256i x = _mm256_sign_epi8(_mm256_set1_epi32(load_word(xs[t] + k + 4 * step)), value);
+              const __m256i signed_x = _mm256_sign_epi8(_mm256_set1_epi32(load_word(x[t] + 4 * step)), value);
               __m256i& to = sum[2 * r + h][t];
-              to = _mm256_add_epi32(to, _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, x), ones));
+              to = _mm256_add_epi32(to, _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, signed_x), ones));
             }
           }
           codes[r] += 64;
@@ -122,8 +130,8 @@ struct Avx2Tiles {
             const __m256i low = _mm256_and_si256(both, nibble);
             const __m256i high = _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble);
             for (int t = 0; t < T; ++t) {
-              const __m256i x_low = _mm256_set1_epi32(load_word(xs[t] + k + 8 * step));
-              const __m256i x_high = _mm256_set1_epi32(load_word(xs[t] + k + 8 * step + 4));
+              const __m256i x_low = _mm256_set1_epi32(load_word(x[t] + 8 * step));
+              const __m256i x_high = _mm256_set1_epi32(load_word(x[t] + 8 * step + 4));
               __m256i& to = part[2 * r + h][t];
               to = _mm256_add_epi16(
                   to, _mm256_add_epi16(_mm256_maddubs_epi16(low, x_low), _mm256_maddubs_epi16(high, x_high)));

@@ -60,95 +60,207 @@ struct Avx512Vec {
 // was tried with more tokens, where fetching nothing costs half of the speed.
 constexpr size_t kPrefetchBytes = 2048;
 
+// One group of four panels times T ≤ 6 tokens, codes of 8 bits:
+//   totals [4, T, 16] = fma(float(begins + Σ code · q), w_scale · x_scale, totals).
+//
+// Written as assembly, because g++ 12 copies sums from register to register and keeps a pointer for each token. 24 sums,
+// a register of codes for each panel, one of activations. Of all shapes with so many sums this one loads least for a
+// dot product, which matters where the other thread of the core is busy.
+struct GroupTile {
+  const uint8_t* codes;      // four panels, `spacing` bytes apart: [units, 8, 16 rows, 4 columns]
+  const uint16_t* w_scales;  // of each panel [16] BF16, as far apart
+  size_t spacing;
+  int64_t units;
+  const int8_t* x;        // [T, kOperandBlock]
+  const float* x_scales;  // [T]
+  const int32_t* begins;  // [T]; with zero points [4, T, 16]
+  const uint8_t* ahead;   // is asked for into the second-level cache, a line for every eight columns
+  float* totals;
+};
+
+#define FATHOM_BEGIN(t, a, b, c, d)                \
+  ".if " #t " < %c[tokens]\n"                      \
+  ".if %c[zero_point]\n"                           \
+  "vmovdqa64 64*" #t "(%[begins]), %%zmm" #a "\n"  \
+  "vmovdqa64 64*(%c[tokens]+" #t ")(%[begins]), %%zmm" #b "\n" \
+  "vmovdqa64 64*(2*%c[tokens]+" #t ")(%[begins]), %%zmm" #c "\n" \
+  "vmovdqa64 64*(3*%c[tokens]+" #t ")(%[begins]), %%zmm" #d "\n" \
+  ".else\n"                                        \
+  "vpbroadcastd 4*" #t "(%[begins]), %%zmm" #a "\n" \
+  "vmovdqa64 %%zmm" #a ", %%zmm" #b "\n"           \
+  "vmovdqa64 %%zmm" #a ", %%zmm" #c "\n"           \
+  "vmovdqa64 %%zmm" #a ", %%zmm" #d "\n"           \
+  ".endif\n"                                       \
+  ".endif\n"
+#define FATHOM_TOKEN(t, a, b, c, d)                  \
+  ".if " #t " < %c[tokens]\n"                        \
+  "vpbroadcastd 512*" #t "+4*\\word(%[x]), %%zmm28\n" \
+  "vpdpbusd %%zmm28, %%zmm24, %%zmm" #a "\n"         \
+  "vpdpbusd %%zmm28, %%zmm25, %%zmm" #b "\n"         \
+  "vpdpbusd %%zmm28, %%zmm26, %%zmm" #c "\n"         \
+  "vpdpbusd %%zmm28, %%zmm27, %%zmm" #d "\n"         \
+  ".endif\n"
+#define FATHOM_SUM(t, r, w, s)                                              \
+  "vmulps 4*" #t "(%[x_scales])%{1to16%}, %%zmm" #w ", %%zmm28\n"           \
+  "vcvtdq2ps %%zmm" #s ", %%zmm" #s "\n"                                    \
+  "vfmadd213ps 64*(" #r "*%c[tokens]+" #t ")(%[totals]), %%zmm28, %%zmm" #s "\n" \
+  "vmovups %%zmm" #s ", 64*(" #r "*%c[tokens]+" #t ")(%[totals])\n"
+#define FATHOM_END(t, a, b, c, d) \
+  ".if " #t " < %c[tokens]\n"     \
+  FATHOM_SUM(t, 0, 24, a) FATHOM_SUM(t, 1, 25, b) FATHOM_SUM(t, 2, 26, c) FATHOM_SUM(t, 3, 27, d) \
+  ".endif\n"
+#define FATHOM_ALL_TOKENS(step)                                                                                 \
+  step(0, 0, 1, 2, 3) step(1, 4, 5, 6, 7) step(2, 8, 9, 10, 11) step(3, 12, 13, 14, 15) step(4, 16, 17, 18, 19) \
+      step(5, 20, 21, 22, 23)
+
+template <int T, bool zero_point>
+FATHOM_INLINED inline void multiply_group(GroupTile tile) {
+  const uint8_t* fourth = tile.codes + 3 * tile.spacing;
+  const uint8_t* fourth_scales = reinterpret_cast<const uint8_t*>(tile.w_scales) + 3 * tile.spacing;
+  asm volatile(
+      FATHOM_ALL_TOKENS(FATHOM_BEGIN)
+      ".p2align 6\n"
+      "1:\n"
+      ".irp word,0,1,2,3,4,5,6,7\n"
+      "vmovdqu64 64*\\word(%[codes]), %%zmm24\n"
+      "vmovdqu64 64*\\word(%[codes],%[spacing]), %%zmm25\n"
+      "vmovdqu64 64*\\word(%[codes],%[spacing],2), %%zmm26\n"
+      "vmovdqu64 64*\\word(%[fourth]), %%zmm27\n"
+      ".if \\word & 1\n"
+      "prefetcht1 32*(\\word-1)(%[ahead])\n"
+      ".endif\n"
+      FATHOM_ALL_TOKENS(FATHOM_TOKEN)
+      ".endr\n"
+      "add $512, %[codes]\n"
+      "add $512, %[fourth]\n"
+      "add $256, %[ahead]\n"
+      "add $32, %[x]\n"
+      "dec %[units]\n"
+      "jnz 1b\n"
+      "vpmovzxwd (%[w_scales]), %%zmm24\n"
+      "vpmovzxwd (%[w_scales],%[spacing]), %%zmm25\n"
+      "vpmovzxwd (%[w_scales],%[spacing],2), %%zmm26\n"
+      "vpmovzxwd (%[fourth_scales]), %%zmm27\n"
+      ".irp r,24,25,26,27\n"
+      "vpslld $16, %%zmm\\r, %%zmm\\r\n"
+      ".endr\n"
+      FATHOM_ALL_TOKENS(FATHOM_END)
+      : [x] "+r"(tile.x), [codes] "+r"(tile.codes), [fourth] "+r"(fourth), [ahead] "+r"(tile.ahead),
+        [units] "+r"(tile.units)
+      : [spacing] "r"(tile.spacing), [begins] "r"(tile.begins), [totals] "r"(tile.totals),
+        [x_scales] "r"(tile.x_scales), [w_scales] "r"(tile.w_scales), [fourth_scales] "r"(fourth_scales),
+        [tokens] "i"(T), [zero_point] "i"(zero_point)
+      : "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
+        "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22",
+        "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28");
+}
+#undef FATHOM_BEGIN
+#undef FATHOM_TOKEN
+#undef FATHOM_SUM
+#undef FATHOM_END
+#undef FATHOM_ALL_TOKENS
+
 // A lane is a row of the panel. Eight columns at a time: two registers of codes a panel, of 8 bits as they are, of 4
 // bits the two nibbles of one load.
 struct Avx512Tiles {
-  static constexpr int max_tokens = 12;  // two panels × 12 tokens are 24 sums; 4 registers of codes and 2 of x are left
+  static constexpr int block_tokens = 6;
+  static constexpr int block_panels = 4;
   static constexpr int streamed_tokens = 8;
-  static constexpr int cached_panels = 2;
   static constexpr int runs(int) { return 2; }
+  static constexpr int symmetric_zero(int bits) { return bits == 8 ? 128 : 8; }
+  // Cutting bytes in halves would take a fifth of a tile's vector instructions.
+  static constexpr bool widens = true;
 
-  template <int bits, int R, int T, bool streamed>
-  [[gnu::noinline]] static void tile(const TileTokens& tokens, const uint8_t* panel, size_t spacing,
+  static void widen(const uint8_t* codes, size_t bytes, uint8_t* to) {
+    const __m512i nibble = _mm512_set1_epi8(15);
+    for (size_t i = 0; i < bytes; i += 64) {
+      const __m512i both = load(codes + i);
+      _mm512_storeu_si512(to + 2 * i, _mm512_and_si512(both, nibble));
+      _mm512_storeu_si512(to + 2 * i + 64, _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble));
+    }
+  }
+
+  template <int bits, int R, class Tokens>
+  [[gnu::noinline]] static void tile(const Tokens& tokens, const uint8_t* panel, size_t spacing,
                                      const PanelLayout& layout, const Weight& w, int64_t group_begin, int64_t group_end,
                                      const TileAhead& ahead, float* totals) {
+    constexpr int T = Tokens::count;
+    constexpr bool streamed = Tokens::streamed;
+    if constexpr (bits == 8 && R == 4 && !streamed) {
+      return block_tile<T>(tokens, panel, spacing, layout, w, group_begin, group_end, ahead, totals);
+    }
     // vpdpbusd takes four cycles and two start in each: fewer than eight sums are split in two.
     constexpr bool split = R * T < 8;
-    const __m512i low_half = _mm512_set1_epi32(0xffff);
     const __m512i nibble = _mm512_set1_epi8(15);
-    const int64_t group = w.group;
+    const int64_t units = w.group / kUnit;
     const size_t head_step = layout.codes / static_cast<size_t>(layout.groups);
-    size_t asked = 0;
-    const int8_t* xs[T];
-    unrolled<T>([&](auto t) FATHOM_INLINED { xs[t] = tokens.q[t]; });
+    const uint8_t* codes[R];
+    unrolled<R>([&](auto r) FATHOM_INLINED {
+      codes[r] = panel + r * spacing + layout.codes + static_cast<size_t>(group_begin) * layout.group_codes;
+    });
+    int64_t unit = 0;
     for (int64_t g = group_begin; g < group_end; ++g) {
       __m512i sum[R * T];
       __m512i more[split ? R * T : 1];
-      const uint8_t* codes[R];
-      unrolled<R>([&](auto r) FATHOM_INLINED {
-        const uint8_t* own = panel + r * spacing;
-        codes[r] = own + layout.codes + static_cast<size_t>(g) * layout.group_codes;
-        if constexpr (streamed) {
-          // The codes' prefetch leaves out what stands before the codes of the next panel, less its first 2 KB.
-          prefetch(own + layout.bytes + kPrefetchBytes + static_cast<size_t>(g) * head_step);
-        }
-      });
+      if constexpr (streamed) {
+        // The codes' prefetch leaves out what stands before the codes of the next panel, less its first 2 KB.
+        unrolled<R>([&](auto r) FATHOM_INLINED {
+          prefetch(panel + r * spacing + layout.bytes + kPrefetchBytes + static_cast<size_t>(g) * head_step);
+        });
+      }
       // The sums begin at −zero · Σ q.
       if (w.zero_point) {
         unrolled<R>([&](auto r) FATHOM_INLINED {
-          const uint8_t* zeros = panel + r * spacing + layout.zeros + g * kPanelRows;
-          const __m512i zero = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros)));
-          // Of each 32-bit lane the low halves are multiplied.
-          const __m512i minus_zero = _mm512_and_si512(_mm512_sub_epi32(_mm512_setzero_si512(), zero), low_half);
+          const __m512i minus_zero = minus_zeros(panel + r * spacing + layout.zeros + g * kPanelRows);
           unrolled<T>([&](auto t) FATHOM_INLINED {
-            sum[r * T + t] = _mm512_madd_epi16(_mm512_set1_epi32(tokens.sums[t][g]), minus_zero);
+            sum[r * T + t] = _mm512_madd_epi16(_mm512_set1_epi32(tokens.begin(t, g - group_begin)), minus_zero);
           });
         });
       } else {
         unrolled<T>([&](auto t) FATHOM_INLINED {
-          unrolled<R>([&](auto r) FATHOM_INLINED { sum[r * T + t] = _mm512_set1_epi32(tokens.starts[t][g]); });
+          unrolled<R>([&](auto r) FATHOM_INLINED {
+            sum[r * T + t] = _mm512_set1_epi32(tokens.begin(t, g - group_begin));
+          });
         });
       }
       if constexpr (split) unrolled<R * T>([&](auto i) FATHOM_INLINED { more[i] = _mm512_setzero_si512(); });
-      const int64_t begin = g * group;
-      int64_t k = begin;
+      const int64_t end = unit + units;
       do {
-        __m512i low[R];
-        __m512i high[R];
-        unrolled<R>([&](auto r) FATHOM_INLINED {
-          low[r] = load(codes[r]);
-          asm("" : "+v"(low[r]));  // one load, not one for each nibble
-          if constexpr (streamed) prefetch(codes[r] + kPrefetchBytes);
-          if constexpr (bits == 8) {
-            high[r] = load(codes[r] + 64);
-            if constexpr (streamed) prefetch(codes[r] + kPrefetchBytes + 64);
-          } else {
-            high[r] = _mm512_and_si512(_mm512_srli_epi16(low[r], 4), nibble);
-            low[r] = _mm512_and_si512(low[r], nibble);
-          }
-          codes[r] += 16 * bits;
-        });
-        if constexpr (!streamed && R > 1) {
-          for (int i = 0; i < ahead.count; ++i) {
-            _mm_prefetch(reinterpret_cast<const char*>(ahead.at[i] + asked), _MM_HINT_T1);
-          }
-          asked += 64;
-        }
-        unrolled<T>([&](auto t) FATHOM_INLINED {
-          const __m512i x_low = _mm512_set1_epi32(load_word(xs[t] + k));
-          const __m512i x_high = _mm512_set1_epi32(load_word(xs[t] + k + 4));
+        const int8_t* x[T];
+        unrolled<T>([&](auto t) FATHOM_INLINED { x[t] = tokens.unit(t, unit); });
+        int64_t k = 0;
+        do {
+          __m512i low[R];
+          __m512i high[R];
           unrolled<R>([&](auto r) FATHOM_INLINED {
-            constexpr int i = r * T + t;
-            sum[i] = dot(sum[i], low[r], x_low);
-            if constexpr (split) {
-              more[i] = dot(more[i], high[r], x_high);
+            low[r] = load(codes[r]);
+            asm("" : "+v"(low[r]));  // one load, not one for each nibble
+            if constexpr (streamed) prefetch(codes[r] + kPrefetchBytes);
+            if constexpr (bits == 8) {
+              high[r] = load(codes[r] + 64);
+              if constexpr (streamed) prefetch(codes[r] + kPrefetchBytes + 64);
             } else {
-              sum[i] = dot(sum[i], high[r], x_high);
+              high[r] = _mm512_and_si512(_mm512_srli_epi16(low[r], 4), nibble);
+              low[r] = _mm512_and_si512(low[r], nibble);
             }
+            codes[r] += 16 * bits;
           });
-        });
-        k += 8;
-      } while (k < begin + group);
+          unrolled<T>([&](auto t) FATHOM_INLINED {
+            const __m512i x_low = _mm512_set1_epi32(load_word(x[t] + k));
+            const __m512i x_high = _mm512_set1_epi32(load_word(x[t] + k + 4));
+            unrolled<R>([&](auto r) FATHOM_INLINED {
+              constexpr int i = r * T + t;
+              sum[i] = dot(sum[i], low[r], x_low);
+              if constexpr (split) {
+                more[i] = dot(more[i], high[r], x_high);
+              } else {
+                sum[i] = dot(sum[i], high[r], x_high);
+              }
+            });
+          });
+          k += 8;
+        } while (k < kUnit);
+      } while (++unit < end);
       // Hides from the compiler that these are the totals of the last group: it would keep copies of them.
       asm("" : "+r"(totals));
       unrolled<R>([&](auto r) FATHOM_INLINED {
@@ -157,11 +269,57 @@ struct Avx512Tiles {
         unrolled<T>([&](auto t) FATHOM_INLINED {
           constexpr int i = r * T + t;
           if constexpr (split) sum[i] = _mm512_add_epi32(sum[i], more[i]);
-          const __m512 scale = _mm512_mul_ps(w_scale, _mm512_set1_ps(tokens.scales[t][begin / 128]));
-          float* total = totals + i * kPanelRows;
-          _mm512_storeu_ps(total, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i]), scale, _mm512_loadu_ps(total)));
+          add_sum(sum[i], w_scale, tokens.scale(t, (unit - 1) * kUnit / 128), totals + i * kPanelRows);
         });
       });
+    }
+  }
+
+  // Of each 32-bit lane the low half: what vpmaddwd multiplies with the low half of Σ q.
+  FATHOM_INLINED static __m512i minus_zeros(const uint8_t* zeros) {
+    const __m512i zero = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros)));
+    return _mm512_and_si512(_mm512_sub_epi32(_mm512_setzero_si512(), zero), _mm512_set1_epi32(0xffff));
+  }
+
+  FATHOM_INLINED static void add_sum(__m512i sum, __m512 w_scale, float x_scale, float* total) {
+    const __m512 scale = _mm512_mul_ps(w_scale, _mm512_set1_ps(x_scale));
+    _mm512_storeu_ps(total, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, _mm512_loadu_ps(total)));
+  }
+
+  template <int T>
+  static void block_tile(const TokenBlock<T>& tokens, const uint8_t* panel, size_t spacing, const PanelLayout& layout,
+                         const Weight& w, int64_t group_begin, int64_t group_end, const TileAhead& ahead,
+                         float* totals) {
+    constexpr int R = 4;
+    alignas(64) int32_t begins[T * R * kPanelRows];
+    const int64_t units = w.group / kUnit;
+    GroupTile tile;
+    tile.spacing = spacing;
+    tile.units = units;
+    tile.totals = totals;
+    for (int64_t g = group_begin; g < group_end; ++g) {
+      const int64_t i = g - group_begin;
+      const int64_t asked = i * units * 256;
+      for (int run = 1; run < ahead.count; ++run) ask_for(ahead.at[run] + asked, units * 256);
+      tile.codes = panel + layout.codes + static_cast<size_t>(g) * layout.group_codes;
+      tile.w_scales = reinterpret_cast<const uint16_t*>(panel) + g * kPanelRows;
+      tile.x = tokens.unit(0, i * units);
+      tile.x_scales = tokens.scales + ((i + 1) * units - 1) * kUnit / 128 * tokens.scale_step;
+      tile.begins = tokens.begins + i * tokens.begin_step;
+      tile.ahead = ahead.count > 0 ? ahead.at[0] + asked : tile.codes;
+      if (!w.zero_point) {
+        multiply_group<T, false>(tile);
+        continue;
+      }
+      unrolled<R>([&](auto r) FATHOM_INLINED {
+        const __m512i minus_zero = minus_zeros(panel + r * spacing + layout.zeros + g * kPanelRows);
+        unrolled<T>([&](auto t) FATHOM_INLINED {
+          _mm512_store_si512(begins + (r * T + t) * kPanelRows,
+                             _mm512_madd_epi16(_mm512_set1_epi32(tokens.begin(t, i)), minus_zero));
+        });
+      });
+      tile.begins = begins;
+      multiply_group<T, true>(tile);
     }
   }
 };

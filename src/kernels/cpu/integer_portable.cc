@@ -41,17 +41,16 @@ void linear_rows_portable(const OperandView& x, const int32_t* row_index, int64_
     const int64_t n = std::min<int64_t>(kPanelRows, row_end - row);
     for (int64_t t = 0; t < T; ++t) {
       const int64_t source = row_index != nullptr ? row_index[t] : t;
-      const int8_t* q = x.int8_row(source);
-      const float* x_scales = x.row_scales(source);
-      const int32_t* x_sums = x.row_sums(source, w.group);
+      const float* x_scales = x.int8_scales(source);
+      const int32_t* x_sums = x.int8_sums(source, w.group);
       float totals[kPanelRows] = {};
       for (int64_t g = 0; g < layout.groups; ++g) {
         int32_t sums[kPanelRows];
-        group_sums(codes + static_cast<size_t>(g) * layout.group_codes, w, q + g * w.group, sums);
+        group_sums(codes + static_cast<size_t>(g) * layout.group_codes, w, x.int8_columns(source, g * w.group), sums);
         for (int64_t j = 0; j < n; ++j) {
           const int32_t zero = w.zero_point ? zeros[g * kPanelRows + j] : 1 << (w.bits - 1);
-          const float scale = bf16_to_f32(scales[g * kPanelRows + j]) * x_scales[g * w.group / 128];
-          totals[j] = std::fma(static_cast<float>(sums[j] - zero * x_sums[g]), scale, totals[j]);
+          const float scale = bf16_to_f32(scales[g * kPanelRows + j]) * x_scales[g * w.group / 128 * x.block_rows];
+          totals[j] = std::fma(static_cast<float>(sums[j] - zero * x_sums[g * x.block_rows]), scale, totals[j]);
         }
       }
       std::copy(totals, totals + n, y + t * y_stride + (row - row_begin));

@@ -2,10 +2,12 @@
 // How products with integers walk over panels, tokens and columns, written once for the sets that have a tile kernel.
 // Everything here has internal linkage (see integer_generic.h).
 //
-// V has: max_tokens, streamed_tokens, cached_panels, runs(T), and
-//   tile<bits, R, T, streamed>(tokens, panel, spacing, layout, weight, group_begin, group_end, ahead, totals):
-// adds groups [group_begin, group_end) of R panels, `spacing` bytes apart, times T tokens to totals [R, T, 16], and
-// may ask for what `ahead` says meanwhile.
+// V has: block_tokens, streamed_tokens, block_panels, runs(T), symmetric_zero(bits), widens, and
+//   tile<bits, R>(tokens, panel, spacing, layout, weight, group_begin, group_end, ahead, totals):
+// adds groups [group_begin, group_end) of R panels, `spacing` bytes apart, times the T tokens of `tokens` (TokenRows or
+// TokenBlock) to totals [R, T, 16], and may ask for what `ahead` says meanwhile. If it `widens`, blocks of 4 bits go to
+//   widen(codes, bytes, to): the same codes in bytes, in the order of 8 bits
+// first, and `tile` need not know them.
 
 #include <algorithm>
 #include <cstdint>
@@ -19,19 +21,46 @@
 namespace fathom {
 namespace {
 
-constexpr int kMaxTileTokens = 12;
+// Columns that a tile takes in one round of its loop.
+constexpr int64_t kUnit = 32;
 
-// The tokens of a tile.
-struct TileTokens {
-  const int8_t* q[kMaxTileTokens];
-  const float* scales[kMaxTileTokens];
-  const int32_t* sums[kMaxTileTokens];    // of the values of each group
-  const int32_t* starts[kMaxTileTokens];  // −zero · these sums, where all groups have the same zero
-  float* y[kMaxTileTokens];               // the row's first output
+// A tile's tokens, each somewhere: for weights that stream from memory.
+template <int T>
+struct TokenRows {
+  static constexpr int count = T;
+  static constexpr bool streamed = true;
+  const int8_t* q[T];
+  const float* scales[T];
+  int64_t block_rows;        // see OperandView
+  const int32_t* begins[T];  // [groups]
+  float* y[T];               // the row's first output
+
+  const int8_t* unit(int t, int64_t u) const {
+    constexpr int64_t kUnits = kOperandBlock / kUnit;
+    return q[t] + u / kUnits * block_rows * kOperandBlock + u % kUnits * kUnit;
+  }
+  float scale(int t, int64_t group) const { return scales[t][group * block_rows]; }
+  int32_t begin(int t, int64_t group) const { return begins[t][group]; }
+};
+
+// A tile's tokens side by side in one block of columns: one pointer and constants find everything of them, where as many
+// pointers would not fit the registers. Units and groups count from the first that is here.
+template <int T>
+struct TokenBlock {
+  static constexpr int count = T;
+  static constexpr bool streamed = false;
+  const int8_t* q;        // [T, kOperandBlock]
+  const float* scales;    // [groups of 128 columns, scale_step], of which T
+  const int32_t* begins;  // [groups of the weight, begin_step], of which T
+  int64_t scale_step, begin_step;
+
+  const int8_t* unit(int t, int64_t u) const { return q + t * kOperandBlock + u * kUnit; }
+  float scale(int t, int64_t group) const { return scales[group * scale_step + t]; }
+  int32_t begin(int t, int64_t group) const { return begins[group * begin_step + t]; }
 };
 
 // Runs of memory that a tile asks for into the second-level cache while it multiplies, a line of each for every eight
-// columns. Without that the memory would be idle while a block's second and later tiles find it in the cache.
+// columns. Without that the memory would be idle while the later tiles of some panels find them in the cache.
 struct TileAhead {
   const uint8_t* at[4];
   int count = 0;
@@ -48,123 +77,28 @@ FATHOM_INLINED inline void unrolled(const Function& function) {
   (std::make_integer_sequence<int, n>());
 }
 
-// Columns of a block of the cached product, and tokens that pass while they are met: a tile's activations of a block
-// (24 KB) stay in the first-level cache while the panels pass, the tokens' (384 KB) and the panels' (256 KB of 128
-// rows) in the second-level cache.
-constexpr int64_t kBlockCols = 2048;
+// The product of many tokens goes by sections of rows, passes of tokens, blocks of columns and then tiles. While tiles
+// of tokens pass, four panels of a block stay in the first-level cache (32 KB; of widened ones 16 KB, because what they
+// are made of passes as well); the pass's activations of the block (96 KB) and its sums (192 KB) in the second-level
+// cache.
+template <class V, int bits>
+constexpr int64_t kBlockCols = bits == 4 && V::widens ? kOperandBlock / 2 : kOperandBlock;
 constexpr int64_t kPassTokens = 192;
+constexpr int64_t kSectionRows = 256;
 
-// Copies what of a panel lies within `rows`; whole panels are a register or two, not a call.
-inline void copy_panel(const float* from, int64_t row, int64_t rows, float* to) {
+inline void store_panel(const float* totals, int64_t row, int64_t rows, float* y) {
   if (rows - row >= kPanelRows) {
-    std::memcpy(to, from, kPanelRows * sizeof(float));
+    std::memcpy(y + row, totals, kPanelRows * sizeof(float));  // a register or two, not a call
   } else {
-    std::copy_n(from, rows - row, to);
+    std::copy_n(totals, rows - row, y + row);
   }
 }
 
-inline void store_panel(const float* totals, int tokens, int64_t row, int64_t rows, const TileTokens& to) {
-  for (int t = 0; t < tokens; ++t) copy_panel(totals + t * kPanelRows, row, rows, to.y[t] + row);
-}
-
-// `rows` rows from a panel's first on for few tokens, weights from memory: the panels are cut into runs that are read
-// side by side, each in the order of the memory.
-template <class V, int bits, int T>
-void stream_panels(const TileTokens& tokens, const uint8_t* panel, const PanelLayout& layout, const Weight& w,
-                   int64_t rows) {
-  constexpr int kRuns = V::runs(T);
-  const int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
-  const int64_t run = panels / kRuns;
-  alignas(64) float totals[kRuns * T * kPanelRows];
-  for (int64_t p = 0; p < panels; ++p) {
-    const uint8_t* at = panel + static_cast<size_t>(p) * layout.bytes;
-    if (p < run) {
-      std::memset(totals, 0, sizeof(totals));
-      V::template tile<bits, kRuns, T, true>(tokens, at, static_cast<size_t>(run) * layout.bytes, layout, w, 0,
-                                             layout.groups, {}, totals);
-      for (int r = 0; r < kRuns; ++r) {
-        store_panel(totals + r * T * kPanelRows, T, (p + r * run) * kPanelRows, rows, tokens);
-      }
-    } else if (p >= kRuns * run) {
-      std::memset(totals, 0, sizeof(totals));
-      V::template tile<bits, 1, T, true>(tokens, at, 0, layout, w, 0, layout.groups, {}, totals);
-      store_panel(totals, T, p * kPanelRows, rows, tokens);
-    }
-  }
-}
-
-inline void load_panel(float* totals, int tokens, int64_t row, int64_t rows, const TileTokens& from) {
-  for (int t = 0; t < tokens; ++t) copy_panel(from.y[t] + row, row, rows, totals + t * kPanelRows);
-}
-
-// The block of panels that is met next: its first panel and groups of columns. No groups: none is known.
-struct NextBlock {
-  const uint8_t* panel = nullptr;
-  int64_t group = 0, groups = 0;
-};
-
-// The share of tile `tile` of `tiles` in asking for `R` panels of the next block. In the course of a tile one run of
-// lines is half of a panel's codes of 8 bits, or all of those of 4.
-template <int bits, int R>
-TileAhead share_of_tile(const NextBlock& next, size_t panel, const PanelLayout& layout, int64_t tile, int64_t tiles) {
-  constexpr int64_t kRuns = R * bits / 4;
-  TileAhead ahead;
-  if (next.groups == 0) return ahead;
-  const int64_t each = (kRuns + tiles - 1) / tiles;
-  const size_t half = bits == 8 ? static_cast<size_t>(next.groups) * layout.group_codes / 2 : 0;
-  for (int64_t run = tile * each; run < std::min(kRuns, (tile + 1) * each); ++run) {
-    const int64_t of_panel = bits == 8 ? run / 2 : run;
-    ahead.at[ahead.count++] = next.panel + (panel + static_cast<size_t>(of_panel)) * layout.bytes + layout.codes +
-                              static_cast<size_t>(next.group) * layout.group_codes +
-                              static_cast<size_t>(run - of_panel * (bits / 4)) * half;
-  }
-  return ahead;
-}
-
-inline void ask_for(const uint8_t* begin, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(begin + i, 0, 2);
-}
-
-// Asks at once for the scales and zeros of a panel of the next block, a few lines.
-inline void ask_for_scales(const NextBlock& next, size_t panel, const PanelLayout& layout, const Weight& w) {
-  const uint8_t* at = next.panel + panel * layout.bytes;
-  ask_for(at + 2 * next.group * kPanelRows, 2 * next.groups * kPanelRows);
-  if (w.zero_point) ask_for(at + layout.zeros + next.group * kPanelRows, next.groups * kPanelRows);
-}
-
-// Groups [begin, end) of `rows` rows for tile `tile` of `tiles` of many tokens: the outputs go on from the groups
-// before.
-template <class V, int bits, int T>
-void cached_panels(const TileTokens& tokens, const uint8_t* panel, const PanelLayout& layout, const Weight& w,
-                   int64_t rows, int64_t begin, int64_t end, const NextBlock& next, int64_t tile, int64_t tiles) {
-  constexpr int R = V::cached_panels;
-  const int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
-  alignas(64) float totals[R * T * kPanelRows];
-  for (int64_t p = 0; p < panels;) {
-    const int64_t count = p + R <= panels ? R : 1;
-    std::memset(totals, 0, sizeof(totals));
-    for (int64_t r = 0; begin > 0 && r < count; ++r) {
-      load_panel(totals + r * T * kPanelRows, T, (p + r) * kPanelRows, rows, tokens);
-    }
-    const uint8_t* at = panel + static_cast<size_t>(p) * layout.bytes;
-    // The outputs come from far where the rows are many.
-    for (int64_t r = 0; r < std::min<int64_t>(R, panels - p - count); ++r) {
-      for (int t = 0; t < T; ++t) __builtin_prefetch(tokens.y[t] + (p + count + r) * kPanelRows, 1);
-    }
-    if (tile == 0 && next.groups > 0) {
-      for (int64_t r = 0; r < count; ++r) ask_for_scales(next, static_cast<size_t>(p + r), layout, w);
-    }
-    if (count == R) {
-      const TileAhead ahead = share_of_tile<bits, R>(next, static_cast<size_t>(p), layout, tile, tiles);
-      V::template tile<bits, R, T, false>(tokens, at, layout.bytes, layout, w, begin, end, ahead, totals);
-    } else {
-      V::template tile<bits, 1, T, false>(tokens, at, 0, layout, w, begin, end, {}, totals);
-    }
-    for (int64_t r = 0; r < count; ++r) {
-      store_panel(totals + r * T * kPanelRows, T, (p + r) * kPanelRows, rows, tokens);
-    }
-    p += count;
-  }
+// What the integer sum of a group is made of Σ q with: −zero · Σ q where all zeros are the same, Σ q itself where they
+// differ.
+template <class V>
+int32_t begin_factor(const Weight& w) {
+  return w.zero_point ? 1 : -V::symmetric_zero(w.bits);
 }
 
 // Calls function(integral_constant<n>) for n in 1 … most.
@@ -176,6 +110,276 @@ void with_count(int n, const Function& function) {
   function(std::integral_constant<int, most>());
 }
 
+// `rows` rows from a panel's first on for few tokens, weights from memory: the panels are cut into runs that are read
+// side by side, each in the order of the memory.
+template <class V, int bits, int T>
+void stream_panels(const TokenRows<T>& tokens, const uint8_t* panel, const PanelLayout& layout, const Weight& w,
+                   int64_t rows) {
+  constexpr int kRuns = V::runs(T);
+  const int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
+  const int64_t run = panels / kRuns;
+  alignas(64) float totals[kRuns * T * kPanelRows];
+  const auto store = [&](int r, int64_t p) {
+    for (int t = 0; t < T; ++t) store_panel(totals + (r * T + t) * kPanelRows, p * kPanelRows, rows, tokens.y[t]);
+  };
+  for (int64_t p = 0; p < panels; ++p) {
+    const uint8_t* at = panel + static_cast<size_t>(p) * layout.bytes;
+    if (p < run) {
+      std::memset(totals, 0, sizeof(totals));
+      V::template tile<bits, kRuns>(tokens, at, static_cast<size_t>(run) * layout.bytes, layout, w, 0, layout.groups,
+                                    {}, totals);
+      for (int r = 0; r < kRuns; ++r) store(r, p + r * run);
+    } else if (p >= kRuns * run) {
+      std::memset(totals, 0, sizeof(totals));
+      V::template tile<bits, 1>(tokens, at, 0, layout, w, 0, layout.groups, {}, totals);
+      store(0, p);
+    }
+  }
+}
+
+// The tokens of one call.
+struct CallTokens {
+  const OperandView* x;
+  const int32_t* row_index;
+  float* y;
+  int64_t y_stride;
+
+  int64_t source(int64_t t) const { return row_index != nullptr ? row_index[t] : t; }
+};
+
+template <class V, int bits, int T>
+void stream_tokens(const CallTokens& call, const uint8_t* panel, const PanelLayout& layout, const Weight& w,
+                   int64_t rows) {
+  thread_local Buffer memory;
+  auto* begins = reserve<int32_t>(memory, T * layout.groups);
+  const int32_t factor = begin_factor<V>(w);
+  TokenRows<T> tokens;
+  tokens.block_rows = call.x->block_rows;
+  for (int t = 0; t < T; ++t) {
+    const int64_t source = call.source(t);
+    tokens.q[t] = call.x->int8_columns(source, 0);
+    tokens.scales[t] = call.x->int8_scales(source);
+    tokens.begins[t] = begins + t * layout.groups;
+    tokens.y[t] = call.y + t * call.y_stride;
+    const int32_t* sums = call.x->int8_sums(source, w.group);
+    for (int64_t g = 0; g < layout.groups; ++g) {
+      begins[t * layout.groups + g] = factor * sums[g * call.x->block_rows];
+    }
+  }
+  stream_panels<V, bits, T>(tokens, panel, layout, w, rows);
+}
+
+// Groups [begin, end) of the weight: a block of columns.
+struct BlockGroups {
+  int64_t begin, end;
+  int64_t first_col, scale_groups;  // groups of 128 columns
+
+  BlockGroups(int64_t begin_group, int64_t end_group, int64_t group)
+      : begin(begin_group),
+        end(end_group),
+        first_col(begin_group * group),
+        scale_groups(((end_group - begin_group) * group + 127) / 128) {}
+};
+
+// The tokens of a pass in a block of columns, and their totals.
+struct Pass {
+  int64_t first, size, tiles;
+  TokenBlock<1> tokens;  // all of them from the first on
+  float* totals;         // [panels, size, 16]; of the panels of one tile [tile, panel, token of the tile, 16]
+  Buffer q, scales, begins, totals_memory;
+
+  int64_t tile_begin(int64_t tile) const { return tile * size / tiles; }
+};
+
+// Tokens of a pass that lie side by side already.
+inline void view_tokens(const OperandView& x, const Weight& w, const BlockGroups& block, int32_t factor, Pass& pass) {
+  auto* begins = reserve<int32_t>(pass.begins, (block.end - block.begin) * pass.size);
+  pass.tokens = {x.int8_columns(pass.first, block.first_col),
+                 x.int8_scales(pass.first) + block.first_col / 128 * x.block_rows, begins, x.block_rows, pass.size};
+  for (int64_t g = block.begin; g < block.end; ++g, begins += pass.size) {
+    const int32_t* sums = x.int8_sums(pass.first, w.group) + g * x.block_rows;
+    for (int64_t t = 0; t < pass.size; ++t) begins[t] = factor * sums[t];
+  }
+}
+
+// Brings the tokens of a pass together.
+inline void gather_tokens(const CallTokens& call, const Weight& w, const BlockGroups& block, int32_t factor,
+                          Pass& pass) {
+  const OperandView& x = *call.x;
+  auto* q = reserve<int8_t>(pass.q, pass.size * kOperandBlock);
+  auto* scales = reserve<float>(pass.scales, pass.size * block.scale_groups);
+  auto* begins = reserve<int32_t>(pass.begins, pass.size * (block.end - block.begin));
+  pass.tokens = {q, scales, begins, pass.size, pass.size};
+  const int32_t* source = call.row_index + pass.first;
+  const auto bytes = static_cast<size_t>(kOperandBlock - block.first_col % kOperandBlock);
+  for (int64_t t = 0; t < pass.size; ++t) {
+    std::memcpy(q + t * kOperandBlock, x.int8_columns(source[t], block.first_col), bytes);
+  }
+  for (int64_t g = 0; g < block.scale_groups; ++g) {
+    const float* all = x.int8_scales(0) + (block.first_col / 128 + g) * x.block_rows;
+    for (int64_t t = 0; t < pass.size; ++t) *scales++ = all[source[t]];
+  }
+  for (int64_t g = block.begin; g < block.end; ++g) {
+    const int32_t* sums = x.int8_sums(0, w.group) + g * x.block_rows;
+    for (int64_t t = 0; t < pass.size; ++t) *begins++ = factor * sums[source[t]];
+  }
+}
+
+// What is met after some panels of a block: panels from `panel` on, and the groups of columns. No groups: not known.
+struct NextPanels {
+  const uint8_t* panel = nullptr;
+  int64_t group = 0, groups = 0;
+};
+
+// The share of tile `tile` of `tiles` in asking for the next R panels. In the course of a tile one run of lines is half
+// of a panel's codes of 8 bits, or all of those of 4.
+template <int bits, int R>
+TileAhead share_of_tile(const NextPanels& next, const PanelLayout& layout, int64_t tile, int64_t tiles) {
+  constexpr int64_t kRuns = R * bits / 4;
+  TileAhead ahead;
+  if (next.groups == 0) return ahead;
+  const int64_t each = (kRuns + tiles - 1) / tiles;
+  const size_t half = bits == 8 ? static_cast<size_t>(next.groups) * layout.group_codes / 2 : 0;
+  for (int64_t run = tile * each; run < std::min(kRuns, (tile + 1) * each); ++run) {
+    const int64_t of_panel = bits == 8 ? run / 2 : run;
+    ahead.at[ahead.count++] = next.panel + static_cast<size_t>(of_panel) * layout.bytes + layout.codes +
+                              static_cast<size_t>(next.group) * layout.group_codes +
+                              static_cast<size_t>(run - of_panel * (bits / 4)) * half;
+  }
+  return ahead;
+}
+
+inline void ask_for(const uint8_t* begin, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(begin + i, 0, 2);
+}
+
+// Asks at once for the scales and zeros of the next panels, a few lines.
+inline void ask_for_scales(const NextPanels& next, int64_t panels, const PanelLayout& layout, const Weight& w) {
+  if (next.groups == 0) return;
+  for (int64_t p = 0; p < panels; ++p) {
+    const uint8_t* at = next.panel + static_cast<size_t>(p) * layout.bytes;
+    ask_for(at + 2 * next.group * kPanelRows, 2 * next.groups * kPanelRows);
+    if (w.zero_point) ask_for(at + layout.zeros + next.group * kPanelRows, next.groups * kPanelRows);
+  }
+}
+
+// R panels of a block with codes of 4 bits as panels of 8 bits that have only the block's groups.
+template <class V, int R>
+const uint8_t* widen_panels(const uint8_t* panel, const PanelLayout& layout, const BlockGroups& block,
+                            PanelLayout& wide) {
+  constexpr int64_t kCols = kBlockCols<V, 4>;
+  constexpr int64_t kMostGroups = kCols / 32;
+  alignas(64) thread_local uint8_t memory[R * kPanelRows * (kCols + 3 * kMostGroups)];
+  wide.groups = block.end - block.begin;
+  wide.group_codes = 2 * layout.group_codes;
+  wide.zeros = 2 * kPanelRows * kMostGroups;
+  wide.codes = wide.zeros + kPanelRows * kMostGroups;
+  wide.bytes = sizeof(memory) / R;
+  const auto groups = static_cast<size_t>(wide.groups);
+  const auto first = static_cast<size_t>(block.begin);
+  for (size_t r = 0; r < R; ++r, panel += layout.bytes) {
+    uint8_t* to = memory + r * wide.bytes;
+    std::memcpy(to, panel + first * 2 * kPanelRows, groups * 2 * kPanelRows);
+    if (layout.codes > layout.zeros) {
+      std::memcpy(to + wide.zeros, panel + layout.zeros + first * kPanelRows, groups * kPanelRows);
+    }
+    V::widen(panel + layout.codes + first * layout.group_codes, groups * layout.group_codes, to + wide.codes);
+  }
+  return memory;
+}
+
+// A block of columns of R panels, the rows from `row` of `rows` on, times all tokens of the pass. `last`: the totals
+// are complete and go to y.
+template <class V, int bits, int R>
+void block_panels(const CallTokens& call, const Pass& pass, const uint8_t* panel, const PanelLayout& layout,
+                  const Weight& w, int64_t row, int64_t rows, const BlockGroups& block, const NextPanels& next,
+                  bool last) {
+  constexpr bool widens = bits == 4 && V::widens;
+  ask_for_scales(next, R, layout, w);
+  PanelLayout used = layout;
+  int64_t group = block.begin;
+  if constexpr (widens) {
+    panel = widen_panels<V, R>(panel, layout, block, used);
+    group = 0;
+  }
+  const int64_t group_end = group + block.end - block.begin;
+  const TokenBlock<1>& all = pass.tokens;
+  float* of_panels = pass.totals + row * pass.size;
+  const bool whole = rows - row >= R * kPanelRows;
+  for (int64_t tile = 0; tile < pass.tiles; ++tile) {
+    const int64_t begin = pass.tile_begin(tile);
+    const auto count = static_cast<int>(pass.tile_begin(tile + 1) - begin);
+    float* totals = of_panels + begin * R * kPanelRows;
+    const TileAhead ahead = share_of_tile<bits, R>(next, layout, tile, pass.tiles);
+    with_count<V::block_tokens>(count, [&](auto T) {
+      const TokenBlock<decltype(T)::value> tokens = {all.q + begin * kOperandBlock, all.scales + begin,
+                                                     all.begins + begin, all.scale_step, all.begin_step};
+      if (block.begin == 0) std::memset(totals, 0, sizeof(float) * R * T * kPanelRows);
+      V::template tile<widens ? 8 : bits, R>(tokens, panel, used.bytes, used, w, group, group_end, ahead, totals);
+    });
+    if (!last) continue;
+    for (int t = 0; t < count; ++t) {
+      float* y = call.y + (pass.first + begin + t) * call.y_stride + row;
+      for (int r = 0; r < R; ++r) {
+        const float* from = totals + (r * count + t) * kPanelRows;
+        if (whole) {
+          std::memcpy(y + r * kPanelRows, from, kPanelRows * sizeof(float));
+        } else {
+          std::copy_n(from, std::clamp<int64_t>(rows - row - r * kPanelRows, 0, kPanelRows), y + r * kPanelRows);
+        }
+      }
+    }
+  }
+}
+
+// A section of `rows` rows for many tokens. `more_follow`: so do as many, which the same thread often takes next.
+template <class V, int bits>
+void multiply_section(const CallTokens& call, int64_t T, const uint8_t* panel, const PanelLayout& layout,
+                      const Weight& w, int64_t rows, bool more_follow) {
+  constexpr int R = V::block_panels;
+  const int64_t block_groups = kBlockCols<V, bits> / w.group;
+  const int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
+  const int64_t passes = (T + kPassTokens - 1) / kPassTokens;
+  const int32_t factor = begin_factor<V>(w);
+  thread_local Pass pass;
+  for (int64_t i = 0; i < passes; ++i) {
+    pass.first = i * T / passes;
+    pass.size = (i + 1) * T / passes - pass.first;
+    pass.tiles = (pass.size + V::block_tokens - 1) / V::block_tokens;
+    pass.totals = reserve<float>(pass.totals_memory, pass.size * panels * kPanelRows);
+    for (int64_t g = 0; g < layout.groups; g += block_groups) {
+      const BlockGroups block(g, std::min(layout.groups, g + block_groups), w.group);
+      const bool last = block.end == layout.groups;
+      if (call.row_index == nullptr) {
+        view_tokens(*call.x, w, block, factor, pass);
+      } else {
+        gather_tokens(call, w, block, factor, pass);
+      }
+      for (int64_t p = 0; p < panels;) {
+        const int64_t count = p + R <= panels ? R : 1;
+        // The next panels of these columns, then the first ones with the next columns, or again with the first (long
+        // rows leave the cache in a pass, and asking for what is there is cheap), or the rows that follow.
+        NextPanels next;
+        const bool again = !last || i + 1 < passes;
+        if (p + count < panels) {
+          next = {panel + static_cast<size_t>(p + count) * layout.bytes, g, block.end - g};
+        } else if (again || more_follow) {
+          next.panel = again ? panel : panel + static_cast<size_t>(panels) * layout.bytes;
+          next.group = last ? 0 : block.end;
+          next.groups = std::min(layout.groups - next.group, block.end - g);
+        }
+        const uint8_t* at = panel + static_cast<size_t>(p) * layout.bytes;
+        if (count == R) {
+          block_panels<V, bits, R>(call, pass, at, layout, w, p * kPanelRows, rows, block, next, last);
+        } else {
+          block_panels<V, bits, 1>(call, pass, at, layout, w, p * kPanelRows, rows, block, next, last);
+        }
+        p += count;
+      }
+    }
+  }
+}
+
 template <class V, int bits>
 void linear_tiles_bits(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
                        int64_t row_end, float* y, int64_t y_stride) {
@@ -183,58 +387,17 @@ void linear_tiles_bits(const OperandView& x, const int32_t* row_index, int64_t T
   const auto* panel =
       reinterpret_cast<const uint8_t*>(w.data) + static_cast<size_t>(row_begin / kPanelRows) * layout.bytes;
   const int64_t rows = row_end - row_begin;
-  const bool streamed = T <= V::streamed_tokens;
-  const int64_t most = streamed ? V::streamed_tokens : V::max_tokens;
-  thread_local Buffer start_memory;
-  const auto starts = reserve<int32_t>(start_memory, V::max_tokens * layout.groups);
-  // Tokens [t0, t0 + n) of the call; their starts of groups [begin, end).
-  const auto tokens_at = [&](int64_t t0, int n, int64_t begin, int64_t end) {
-    TileTokens tokens;
-    for (int t = 0; t < n; ++t) {
-      const int64_t source = row_index != nullptr ? row_index[t0 + t] : t0 + t;
-      tokens.q[t] = x.int8_row(source);
-      tokens.scales[t] = x.row_scales(source);
-      tokens.sums[t] = x.row_sums(source, w.group);
-      tokens.y[t] = y + (t0 + t) * y_stride;
-      int32_t* own = starts + t * layout.groups;
-      for (int64_t g = begin; g < end; ++g) own[g] = -(bits == 8 ? 128 : 8) * tokens.sums[t][g];
-      tokens.starts[t] = own;
-    }
-    return tokens;
-  };
-  if (streamed) {
-    const auto n = static_cast<int>(T);
-    return with_count<V::streamed_tokens>(n, [&](auto count) {
-      stream_panels<V, bits, decltype(count)::value>(tokens_at(0, n, 0, layout.groups), panel, layout, w, rows);
+  if (T <= V::streamed_tokens) {
+    const CallTokens call = {&x, row_index, y, y_stride};
+    return with_count<V::streamed_tokens>(static_cast<int>(T), [&](auto count) {
+      stream_tokens<V, bits, decltype(count)::value>(call, panel, layout, w, rows);
     });
   }
-  const int64_t passes = (T + kPassTokens - 1) / kPassTokens;
-  for (int64_t pass = 0; pass < passes; ++pass) {
-    const int64_t first = pass * T / passes;
-    const int64_t size = (pass + 1) * T / passes - first;
-    const int64_t tiles = (size + most - 1) / most;
-    for (int64_t g = 0; g < layout.groups; g += kBlockCols / w.group) {
-      const int64_t end = std::min(layout.groups, g + kBlockCols / w.group);
-      // The next columns of these rows, for the next pass again the first ones (long rows leave the cache in a pass,
-      // and asking for what is there is cheap); then those of the rows that follow, which the same thread often takes
-      // next.
-      NextBlock next;
-      const bool same_rows = end < layout.groups || pass + 1 < passes;
-      if (same_rows || row_end + rows <= w.rows) {
-        next.panel =
-            same_rows ? panel : panel + static_cast<size_t>((rows + kPanelRows - 1) / kPanelRows) * layout.bytes;
-        next.group = end < layout.groups ? end : 0;
-        next.groups = std::min(layout.groups - next.group, end - g);
-      }
-      for (int64_t i = 0; i < tiles; ++i) {
-        const int64_t t0 = first + i * size / tiles;
-        const auto n = static_cast<int>(first + (i + 1) * size / tiles - t0);
-        with_count<V::max_tokens>(n, [&](auto count) {
-          cached_panels<V, bits, decltype(count)::value>(tokens_at(t0, n, g, end), panel, layout, w, rows, g, end, next,
-                                                         i, tiles);
-        });
-      }
-    }
+  for (int64_t row = 0; row < rows; row += kSectionRows) {
+    const int64_t count = std::min(kSectionRows, rows - row);
+    const CallTokens call = {&x, row_index, y + row, y_stride};
+    multiply_section<V, bits>(call, T, panel + static_cast<size_t>(row / kPanelRows) * layout.bytes, layout, w, count,
+                              row_begin + row + 2 * count <= w.rows);
   }
 }
 
