@@ -94,11 +94,13 @@ void unpack_integer_rows(const Weight& weight, int64_t row_begin, int64_t row_en
 }
 
 void integer_linear_rows(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& weight,
-                         int64_t row_begin, int64_t row_end, float* y, int64_t y_stride) {
+                         int64_t row_begin, int64_t row_end, float* y, int64_t y_stride, const NextRows& next) {
   const IntegerKernels& kernels = integer_kernels();
   if (weight.bits != 0) {
-    const auto rows = x.form == OperandForm::int8 ? kernels.linear_rows : kernels.linear_rows_f32;
-    return rows(x, row_index, T, weight, row_begin, row_end, y, y_stride);
+    if (x.form != OperandForm::int8) {
+      return kernels.linear_rows_f32(x, row_index, T, weight, row_begin, row_end, y, y_stride);
+    }
+    return kernels.linear_rows(x, row_index, T, weight, row_begin, row_end, y, y_stride, next);
   }
   const IntegerFormat format;
   thread_local Buffer panels;
@@ -107,7 +109,7 @@ void integer_linear_rows(const OperandView& x, const int32_t* row_index, int64_t
     const int64_t n = std::min(kFlyingRows, row_end - row);
     kernels.pack_rows(weight, row, row + n, format, panels.as<std::byte>());
     const Weight packed = integer_weight(format, panels.as<std::byte>(), n, weight.cols);
-    kernels.linear_rows(x, row_index, T, packed, 0, n, y + (row - row_begin), y_stride);
+    kernels.linear_rows(x, row_index, T, packed, 0, n, y + (row - row_begin), y_stride, {});
   }
 }
 

@@ -26,6 +26,19 @@ constexpr int64_t kItemTokens = 512;
 
 constexpr int64_t kGroupsOfBlock = kOperandBlock / kActivationGroup;
 
+// The kernels of float weights read four runs of rows side by side, 2 KB ahead.
+void prefetch_rows(const NextRows& next) {
+  constexpr int64_t kRuns = 4;
+  constexpr int64_t kBytes = 2048;
+  if (next.weight->data == nullptr || next.weight->bits != 0) return;
+  const int64_t length = (next.end - next.begin) / kRuns;
+  for (int64_t offset = 0; offset < kBytes; offset += 64) {
+    for (int64_t run = 0; run < kRuns; ++run) {
+      __builtin_prefetch(next.weight->row(next.begin + run * length) + offset);
+    }
+  }
+}
+
 size_t element_bytes(OperandForm form) {
   return form == OperandForm::bf16 ? sizeof(uint16_t) : sizeof(float);
 }
@@ -216,22 +229,12 @@ void Operand::prepare_row(const float* x, int64_t K, int64_t t, float least_amax
 }
 
 void linear_rows(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& weight, int64_t row_begin,
-                 int64_t row_end, float* y, int64_t y_stride) {
+                 int64_t row_end, float* y, int64_t y_stride, const NextRows& next) {
   if (x.form == OperandForm::int8 || weight.bits != 0) {
-    return integer_linear_rows(x, row_index, T, weight, row_begin, row_end, y, y_stride);
+    return integer_linear_rows(x, row_index, T, weight, row_begin, row_end, y, y_stride, next);
   }
+  if (next.weight != nullptr) prefetch_rows(next);
   linear_kernels().linear_rows(x, row_index, T, weight, row_begin, row_end, y, y_stride);
-}
-
-void prefetch_rows(const Weight& weight, int64_t row_begin, int64_t row_end) {
-  // The kernels read four runs of rows side by side, 2 KB ahead.
-  constexpr int64_t kRuns = 4;
-  constexpr int64_t kBytes = 2048;
-  if (weight.data == nullptr || weight.bits != 0) return;
-  const int64_t length = (row_end - row_begin) / kRuns;
-  for (int64_t offset = 0; offset < kBytes; offset += 64) {
-    for (int64_t run = 0; run < kRuns; ++run) __builtin_prefetch(weight.row(row_begin + run * length) + offset);
-  }
 }
 
 void linear_transposed_rows(const float* x, int64_t x_stride, int64_t T, const Weight& weight, int64_t row_begin,
@@ -257,23 +260,29 @@ void linear(const OperandView& x, int64_t T, std::initializer_list<LinearJob> jo
   const int64_t step = rows_per_item(rows * runs, T, team.size());
   int64_t items = 0;
   for (const LinearJob& job : jobs) items += (job.weight->rows + step - 1) / step;
+  // The job and rows of an item; past the last one, none.
+  struct Rows {
+    const LinearJob* job = nullptr;
+    int64_t begin = 0, end = 0;
+  };
+  const auto rows_of = [&](int64_t item) {
+    for (const LinearJob& job : jobs) {
+      const int64_t own = (job.weight->rows + step - 1) / step;
+      if (item < own) return Rows{&job, item * step, std::min((item + 1) * step, job.weight->rows)};
+      item -= own;
+    }
+    return Rows{};
+  };
   team.parallel_for(items * runs, [&](int64_t item, int) {
     // Runs of tokens that share rows come one after the other.
     const int64_t t0 = item % runs * kItemTokens;
     const int64_t count = std::min(kItemTokens, T - t0);
-    item /= runs;
-    const OperandView tokens = x.from_row(t0);
-    for (const LinearJob& job : jobs) {
-      const int64_t own = (job.weight->rows + step - 1) / step;
-      if (item >= own) {
-        item -= own;
-        continue;
-      }
-      const int64_t begin = item * step;
-      linear_rows(tokens, nullptr, count, *job.weight, begin, std::min(begin + step, job.weight->rows),
-                  job.y + t0 * job.y_stride + begin, job.y_stride);
-      return;
-    }
+    const Rows own = rows_of(item / runs);
+    // The threads take turns.
+    const Rows next = rows_of((item + team.size()) / runs);
+    linear_rows(x.from_row(t0), nullptr, count, *own.job->weight, own.begin, own.end,
+                own.job->y + t0 * own.job->y_stride + own.begin, own.job->y_stride,
+                {next.job != nullptr ? next.job->weight : nullptr, next.begin, next.end});
   });
 }
 

@@ -141,21 +141,25 @@ OperandForm operand_form_for(const Weight& weight, OperandRounding rounding);
 /// An operand prepared for `a` also serves `b`.
 bool same_operand_form(const Weight& a, const Weight& b, OperandRounding rounding);
 
+/// Rows [begin, end) of a weight that the same thread is about to multiply with; no weight: that is not known.
+struct NextRows {
+  const Weight* weight = nullptr;
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
 /// y[t, r − row_begin] = Σ_k x[t, k] · W[r, k] for rows [row_begin, row_end) of W, on this thread.
 ///
 /// `row_index` (may be null) picks the operand's row of each t: gathered tokens of an expert. Of weights in panels,
 /// `row_begin` is a multiple of 16, and `row_end` too or the end. The order of the summation of one (t, r) depends on K
-/// and the weight's type alone: not on T, on the rows asked for, or on threads.
+/// and the weight's type alone: not on T, on the rows asked for, or on threads. What is first read of `next` is asked
+/// for, so that it is on its way from memory meanwhile.
 ///
 /// Shapes:  x [·, K], T rows of it; y rows `y_stride` floats apart.
 /// Source:  block-scaled product as in DeepSeek-V3 report §3.3.2: Σ over blocks of 128 of (exact block sum) × scale_x ×
 /// scale_w.
 void linear_rows(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& weight, int64_t row_begin,
-                 int64_t row_end, float* y, int64_t y_stride);
-
-/// Asks for the first bytes that `linear_rows` will read of rows [row_begin, row_end), so that they are on their way
-/// from memory while something else is computed.
-void prefetch_rows(const Weight& weight, int64_t row_begin, int64_t row_end);
+                 int64_t row_end, float* y, int64_t y_stride, const NextRows& next = {});
 
 /// y[t, k] = (accumulate ? y[t, k] : 0) + Σ_r x[t, r] · W[row_begin + r, k], r in [0, row_end − row_begin), on this
 /// thread: the product with the matrix not transposed. x is float32; FP8 weights are code × scale, rounded to BF16 if

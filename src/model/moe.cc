@@ -24,13 +24,21 @@ void up_half(const std::vector<Job>& jobs, Workspace& ws, ThreadTeam& team) {
   std::vector<int64_t>& begins = ws.item_begin;
   begins.assign(1, 0);
   for (const Job& job : jobs) begins.push_back(begins.back() + (job.mlp->gate_proj.rows + step - 1) / step);
+  const auto gate_of = [&](int64_t item) -> std::pair<size_t, NextRows> {
+    const auto j = static_cast<size_t>(std::upper_bound(begins.begin(), begins.end(), item) - begins.begin() - 1);
+    if (j >= jobs.size()) return {};
+    const Weight& gate = jobs[j].mlp->gate_proj;
+    const int64_t begin = (item - begins[j]) * step;
+    return {j, {&gate, begin, std::min(begin + step, gate.rows)}};
+  };
   team.parallel_for(begins.back(), [&](int64_t item, int thread) {
-    const auto j = std::upper_bound(begins.begin(), begins.end(), item) - begins.begin() - 1;
-    const Job& job = jobs[static_cast<size_t>(j)];
+    const auto [j, gate_rows] = gate_of(item);
+    const NextRows following = gate_of(item + team.size()).second;  // the threads take turns
+    const Job& job = jobs[j];
     Workspace::Scratch& scratch = ws.scratch[static_cast<size_t>(thread)];
-    const int64_t size = job.mlp->gate_proj.rows;
-    const int64_t begin = (item - begins[static_cast<size_t>(j)]) * step;
-    const int64_t end = std::min(begin + step, size);
+    const int64_t size = gate_rows.weight->rows;
+    const int64_t begin = gate_rows.begin;
+    const int64_t end = gate_rows.end;
     const int64_t n = end - begin;
     auto* gate = scratch.reserve<float>(scratch.gate, kTokenBlock * n);
     auto* up = scratch.reserve<float>(scratch.up, kTokenBlock * n);
@@ -38,10 +46,10 @@ void up_half(const std::vector<Job>& jobs, Workspace& ws, ThreadTeam& team) {
       const int64_t count = std::min(kTokenBlock, job.count - t0);
       const OperandView x = job.x_rows != nullptr ? job.x : job.x.from_row(t0);
       const int32_t* x_rows = job.x_rows != nullptr ? job.x_rows + t0 : nullptr;
-      prefetch_rows(job.mlp->up_proj, begin, end);
-      linear_rows(x, x_rows, count, job.mlp->gate_proj, begin, end, gate, n);
-      if (end < size) prefetch_rows(job.mlp->gate_proj, end, std::min(end + step, size));
-      linear_rows(x, x_rows, count, job.mlp->up_proj, begin, end, up, n);
+      linear_rows(x, x_rows, count, job.mlp->gate_proj, begin, end, gate, n,
+                  {&job.mlp->up_proj, begin, end});
+      linear_rows(x, x_rows, count, job.mlp->up_proj, begin, end, up, n,
+                  t0 + kTokenBlock < job.count ? gate_rows : following);
       if (job.tape != nullptr) {
         for (int64_t t = 0; t < count; ++t) {
           job.tape->gate.put(job.tape_row + t0 + t, begin, gate + t * n, n);
@@ -66,10 +74,13 @@ void down_half(const std::vector<Job>& jobs, int64_t T, int64_t hidden, float* o
     for (int64_t t = 0; t < T; ++t) std::fill(out + t * hidden + begin, out + t * hidden + end, 0.0f);
     for (size_t j = 0; j < jobs.size(); ++j) {
       const Job& job = jobs[j];
-      if (j + 1 < jobs.size()) prefetch_rows(jobs[j + 1].mlp->down_proj, begin, end);
+      // After the last job this thread goes on with the first one's rows of another item.
+      const int64_t ahead = j + 1 < jobs.size() ? begin : std::min(begin + team.size() * step, hidden);
+      const NextRows next = {&jobs[(j + 1) % jobs.size()].mlp->down_proj, ahead, std::min(ahead + n, hidden)};
       for (int64_t t0 = 0; t0 < job.count; t0 += kTokenBlock) {
         const int64_t count = std::min(kTokenBlock, job.count - t0);
-        linear_rows(job.inner_view.from_row(t0), nullptr, count, job.mlp->down_proj, begin, end, partial, n);
+        linear_rows(job.inner_view.from_row(t0), nullptr, count, job.mlp->down_proj, begin, end, partial, n,
+                    t0 + kTokenBlock < job.count ? NextRows{&job.mlp->down_proj, begin, end} : next);
         for (int64_t t = 0; t < count; ++t) {
           const float weight = job.weights != nullptr ? job.weights[t0 + t] : 1.0f;
           float* row = out + job.tokens[t0 + t] * hidden + begin;

@@ -24,7 +24,7 @@ struct IntegerKernels {
   ///   isum = Σ code · q − zero · Σ q;   total = fma(float(isum), scale_w[r, g] · scale_x[t, g · group / 128], total)
   /// in the order of g: the same bits on every instruction set.
   void (*linear_rows)(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& weight,
-                      int64_t row_begin, int64_t row_end, float* y, int64_t y_stride);
+                      int64_t row_begin, int64_t row_end, float* y, int64_t y_stride, const NextRows& next);
   /// `linear_rows` with a float32 operand and a weight in panels: sums of x · (scale · (code − zero)).
   void (*linear_rows_f32)(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& weight,
                           int64_t row_begin, int64_t row_end, float* y, int64_t y_stride);
@@ -48,6 +48,6 @@ const IntegerKernels& integer_kernels();  ///< of the active instruction set
 /// `linear_rows` where the operand or the weight is in integers, or both. Float weights are brought to 8 bits (groups
 /// of 128, symmetric) in memory of this thread: the same bits as if they had been packed before.
 void integer_linear_rows(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& weight,
-                         int64_t row_begin, int64_t row_end, float* y, int64_t y_stride);
+                         int64_t row_begin, int64_t row_end, float* y, int64_t y_stride, const NextRows& next);
 
 }  // namespace fathom

@@ -31,7 +31,7 @@ void group_sums(const uint8_t* codes, const Weight& w, const int8_t* q, int32_t*
 }
 
 void linear_rows_portable(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
-                          int64_t row_end, float* y, int64_t y_stride) {
+                          int64_t row_end, float* y, int64_t y_stride, const NextRows&) {
   const PanelLayout layout = panel_layout(integer_format(w), w.cols);
   for (int64_t row = row_begin; row < row_end; row += kPanelRows) {
     const auto* panel = reinterpret_cast<const uint8_t*>(w.data) + static_cast<size_t>(row / kPanelRows) * layout.bytes;

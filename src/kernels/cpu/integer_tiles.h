@@ -59,10 +59,15 @@ struct TokenBlock {
   int32_t begin(int t, int64_t group) const { return begins[group * begin_step + t]; }
 };
 
+// Runs of lines that a tile of a block can ask for of a panel of the next one.
+template <int bits>
+constexpr int64_t kRunsOfPanel = bits / 4;
+
 // Runs of memory that a tile asks for into the second-level cache while it multiplies, a line of each for every eight
 // columns. Without that the memory would be idle while the later tiles of some panels find them in the cache.
+constexpr int64_t kMostRuns = 4;
 struct TileAhead {
-  const uint8_t* at[4];
+  const uint8_t* at[kMostRuns];
   int count = 0;
 };
 
@@ -183,12 +188,13 @@ struct BlockGroups {
 
 // The tokens of a pass in a block of columns, and their totals.
 struct Pass {
-  int64_t first, size, tiles;
+  int64_t first, size, tiles, each, more;
   TokenBlock<1> tokens;  // all of them from the first on
   float* totals;         // [panels, size, 16]; of the panels of one tile [tile, panel, token of the tile, 16]
   Buffer q, scales, begins, totals_memory;
 
-  int64_t tile_begin(int64_t tile) const { return tile * size / tiles; }
+  // The first tiles have a token more where they cannot all have the same number.
+  int64_t tile_begin(int64_t tile) const { return tile * each + std::min(tile, more); }
 };
 
 // Tokens of a pass that lie side by side already.
@@ -225,26 +231,25 @@ inline void gather_tokens(const CallTokens& call, const Weight& w, const BlockGr
   }
 }
 
-// What is met after some panels of a block: panels from `panel` on, and the groups of columns. No groups: not known.
+// What is met after some panels: the panels of `weight` from `panel` on, and their groups of columns.
 struct NextPanels {
   const uint8_t* panel = nullptr;
-  int64_t group = 0, groups = 0;
+  const PanelLayout* layout = nullptr;
+  int64_t group = 0, groups = 0;  // no groups: not known
 };
 
-// The share of tile `tile` of `tiles` in asking for the next R panels. In the course of a tile one run of lines is half
-// of a panel's codes of 8 bits, or all of those of 4.
+// The share of tile `tile` in asking for the next R panels, if each tile takes `each` runs of lines. In the course of a
+// tile one run is half of a panel's codes of 8 bits, or all of those of 4.
 template <int bits, int R>
-TileAhead share_of_tile(const NextPanels& next, const PanelLayout& layout, int64_t tile, int64_t tiles) {
-  constexpr int64_t kRuns = R * bits / 4;
+TileAhead share_of_tile(const NextPanels& next, int64_t tile, int64_t each) {
   TileAhead ahead;
   if (next.groups == 0) return ahead;
-  const int64_t each = (kRuns + tiles - 1) / tiles;
-  const size_t half = bits == 8 ? static_cast<size_t>(next.groups) * layout.group_codes / 2 : 0;
-  for (int64_t run = tile * each; run < std::min(kRuns, (tile + 1) * each); ++run) {
-    const int64_t of_panel = bits == 8 ? run / 2 : run;
-    ahead.at[ahead.count++] = next.panel + static_cast<size_t>(of_panel) * layout.bytes + layout.codes +
-                              static_cast<size_t>(next.group) * layout.group_codes +
-                              static_cast<size_t>(run - of_panel * (bits / 4)) * half;
+  const size_t half = bits == 8 ? static_cast<size_t>(next.groups) * next.layout->group_codes / 2 : 0;
+  for (int64_t run = tile * each; run < std::min(kRunsOfPanel<bits> * R, (tile + 1) * each); ++run) {
+    const int64_t of_panel = run / kRunsOfPanel<bits>;
+    ahead.at[ahead.count++] = next.panel + static_cast<size_t>(of_panel) * next.layout->bytes + next.layout->codes +
+                              static_cast<size_t>(next.group) * next.layout->group_codes +
+                              static_cast<size_t>(run - of_panel * kRunsOfPanel<bits>) * half;
   }
   return ahead;
 }
@@ -254,12 +259,14 @@ inline void ask_for(const uint8_t* begin, int64_t bytes) {
 }
 
 // Asks at once for the scales and zeros of the next panels, a few lines.
-inline void ask_for_scales(const NextPanels& next, int64_t panels, const PanelLayout& layout, const Weight& w) {
+inline void ask_for_scales(const NextPanels& next, int64_t panels) {
   if (next.groups == 0) return;
   for (int64_t p = 0; p < panels; ++p) {
-    const uint8_t* at = next.panel + static_cast<size_t>(p) * layout.bytes;
+    const uint8_t* at = next.panel + static_cast<size_t>(p) * next.layout->bytes;
     ask_for(at + 2 * next.group * kPanelRows, 2 * next.groups * kPanelRows);
-    if (w.zero_point) ask_for(at + layout.zeros + next.group * kPanelRows, next.groups * kPanelRows);
+    if (next.layout->codes > next.layout->zeros) {
+      ask_for(at + next.layout->zeros + next.group * kPanelRows, next.groups * kPanelRows);
+    }
   }
 }
 
@@ -295,7 +302,7 @@ void block_panels(const CallTokens& call, const Pass& pass, const uint8_t* panel
                   const Weight& w, int64_t row, int64_t rows, const BlockGroups& block, const NextPanels& next,
                   bool last) {
   constexpr bool widens = bits == 4 && V::widens;
-  ask_for_scales(next, R, layout, w);
+  ask_for_scales(next, R);
   PanelLayout used = layout;
   int64_t group = block.begin;
   if constexpr (widens) {
@@ -306,11 +313,12 @@ void block_panels(const CallTokens& call, const Pass& pass, const uint8_t* panel
   const TokenBlock<1>& all = pass.tokens;
   float* of_panels = pass.totals + row * pass.size;
   const bool whole = rows - row >= R * kPanelRows;
+  const int64_t each = std::min<int64_t>((kRunsOfPanel<bits> * R + pass.tiles - 1) / pass.tiles, kMostRuns);
   for (int64_t tile = 0; tile < pass.tiles; ++tile) {
     const int64_t begin = pass.tile_begin(tile);
     const auto count = static_cast<int>(pass.tile_begin(tile + 1) - begin);
     float* totals = of_panels + begin * R * kPanelRows;
-    const TileAhead ahead = share_of_tile<bits, R>(next, layout, tile, pass.tiles);
+    const TileAhead ahead = share_of_tile<bits, R>(next, tile, each);
     with_count<V::block_tokens>(count, [&](auto T) {
       const TokenBlock<decltype(T)::value> tokens = {all.q + begin * kOperandBlock, all.scales + begin,
                                                      all.begins + begin, all.scale_step, all.begin_step};
@@ -332,10 +340,10 @@ void block_panels(const CallTokens& call, const Pass& pass, const uint8_t* panel
   }
 }
 
-// A section of `rows` rows for many tokens. `more_follow`: so do as many, which the same thread often takes next.
+// A section of `rows` rows for many tokens, `following` what comes after it.
 template <class V, int bits>
 void multiply_section(const CallTokens& call, int64_t T, const uint8_t* panel, const PanelLayout& layout,
-                      const Weight& w, int64_t rows, bool more_follow) {
+                      const Weight& w, int64_t rows, const NextPanels& following) {
   constexpr int R = V::block_panels;
   const int64_t block_groups = kBlockCols<V, bits> / w.group;
   const int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
@@ -346,6 +354,8 @@ void multiply_section(const CallTokens& call, int64_t T, const uint8_t* panel, c
     pass.first = i * T / passes;
     pass.size = (i + 1) * T / passes - pass.first;
     pass.tiles = (pass.size + V::block_tokens - 1) / V::block_tokens;
+    pass.each = pass.size / pass.tiles;
+    pass.more = pass.size % pass.tiles;
     pass.totals = reserve<float>(pass.totals_memory, pass.size * panels * kPanelRows);
     for (int64_t g = 0; g < layout.groups; g += block_groups) {
       const BlockGroups block(g, std::min(layout.groups, g + block_groups), w.group);
@@ -357,17 +367,16 @@ void multiply_section(const CallTokens& call, int64_t T, const uint8_t* panel, c
       }
       for (int64_t p = 0; p < panels;) {
         const int64_t count = p + R <= panels ? R : 1;
-        // The next panels of these columns, then the first ones with the next columns, or again with the first (long
-        // rows leave the cache in a pass, and asking for what is there is cheap), or the rows that follow.
-        NextPanels next;
-        const bool again = !last || i + 1 < passes;
+        // The next panels of these columns; then the first ones with the next columns, or in the next pass again with
+        // the first (long rows leave the cache in a pass, and asking for what is there is cheap); or what follows.
+        NextPanels next = following;
         if (p + count < panels) {
-          next = {panel + static_cast<size_t>(p + count) * layout.bytes, g, block.end - g};
-        } else if (again || more_follow) {
-          next.panel = again ? panel : panel + static_cast<size_t>(panels) * layout.bytes;
-          next.group = last ? 0 : block.end;
-          next.groups = std::min(layout.groups - next.group, block.end - g);
+          next = {panel + static_cast<size_t>(p + count) * layout.bytes, &layout, g, block.end - g};
+        } else if (!last || i + 1 < passes) {
+          const int64_t group = last ? 0 : block.end;
+          next = {panel, &layout, group, std::min(layout.groups - group, block_groups)};
         }
+        next.groups = std::min(next.groups, block.end - g);
         const uint8_t* at = panel + static_cast<size_t>(p) * layout.bytes;
         if (count == R) {
           block_panels<V, bits, R>(call, pass, at, layout, w, p * kPanelRows, rows, block, next, last);
@@ -380,14 +389,32 @@ void multiply_section(const CallTokens& call, int64_t T, const uint8_t* panel, c
   }
 }
 
+// For a product that streams: asks for what it reads first, the heads of its runs of panels.
+template <class V>
+void ask_for_streams(const NextRows& next, const PanelLayout& layout, int64_t T) {
+  constexpr int64_t kBytes = 2048;
+  const int runs = V::runs(static_cast<int>(T));
+  const int64_t run = (next.end - next.begin) / kPanelRows / runs;
+  for (int r = 0; r < runs; ++r) {
+    const uint8_t* panel = reinterpret_cast<const uint8_t*>(next.weight->data) +
+                           static_cast<size_t>(next.begin / kPanelRows + r * run) * layout.bytes;
+    for (size_t i = 0; i < layout.codes + kBytes; i += 64) __builtin_prefetch(panel + i);
+  }
+}
+
 template <class V, int bits>
 void linear_tiles_bits(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
-                       int64_t row_end, float* y, int64_t y_stride) {
+                       int64_t row_end, float* y, int64_t y_stride, const NextRows& next) {
   const PanelLayout layout = panel_layout(integer_format(w), w.cols);
   const auto* panel =
       reinterpret_cast<const uint8_t*>(w.data) + static_cast<size_t>(row_begin / kPanelRows) * layout.bytes;
   const int64_t rows = row_end - row_begin;
+  const bool next_known = next.weight != nullptr && next.weight->data != nullptr && next.weight->bits == bits &&
+                          next.weight->group == w.group && next.begin < next.end;
+  PanelLayout next_layout;
+  if (next_known) next_layout = panel_layout(integer_format(*next.weight), next.weight->cols);
   if (T <= V::streamed_tokens) {
+    if (next_known) ask_for_streams<V>(next, next_layout, T);
     const CallTokens call = {&x, row_index, y, y_stride};
     return with_count<V::streamed_tokens>(static_cast<int>(T), [&](auto count) {
       stream_tokens<V, bits, decltype(count)::value>(call, panel, layout, w, rows);
@@ -395,19 +422,27 @@ void linear_tiles_bits(const OperandView& x, const int32_t* row_index, int64_t T
   }
   for (int64_t row = 0; row < rows; row += kSectionRows) {
     const int64_t count = std::min(kSectionRows, rows - row);
+    const uint8_t* at = panel + static_cast<size_t>(row / kPanelRows) * layout.bytes;
+    NextPanels following;
+    if (row + count < rows) {
+      following = {at + static_cast<size_t>(count / kPanelRows) * layout.bytes, &layout, 0, layout.groups};
+    } else if (next_known) {
+      following = {reinterpret_cast<const uint8_t*>(next.weight->data) +
+                       static_cast<size_t>(next.begin / kPanelRows) * next_layout.bytes,
+                   &next_layout, 0, next_layout.groups};
+    }
     const CallTokens call = {&x, row_index, y + row, y_stride};
-    multiply_section<V, bits>(call, T, panel + static_cast<size_t>(row / kPanelRows) * layout.bytes, layout, w, count,
-                              row_begin + row + 2 * count <= w.rows);
+    multiply_section<V, bits>(call, T, at, layout, w, count, following);
   }
 }
 
 template <class V>
 void linear_tiles(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
-                  int64_t row_end, float* y, int64_t y_stride) {
+                  int64_t row_end, float* y, int64_t y_stride, const NextRows& next) {
   if (w.bits == 8) {
-    linear_tiles_bits<V, 8>(x, row_index, T, w, row_begin, row_end, y, y_stride);
+    linear_tiles_bits<V, 8>(x, row_index, T, w, row_begin, row_end, y, y_stride, next);
   } else {
-    linear_tiles_bits<V, 4>(x, row_index, T, w, row_begin, row_end, y, y_stride);
+    linear_tiles_bits<V, 4>(x, row_index, T, w, row_begin, row_end, y, y_stride, next);
   }
 }
 
