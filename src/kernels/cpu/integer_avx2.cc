@@ -48,7 +48,8 @@ struct Avx2Tiles {
 
   template <int bits, int R, class Tokens>
   static void tile(const Tokens& tokens, const uint8_t* panel, size_t spacing, const PanelLayout& layout,
-                   const Weight& w, int64_t group_begin, int64_t group_end, const TileAhead&, float* totals) {
+                   const Weight& w, int64_t group_begin, int64_t group_end, const TileAhead&,
+                   const float* before, float* totals) {
     constexpr int T = Tokens::count;
     constexpr int H = 2 * R;  // registers of eight rows
     const __m256i low_half = _mm256_set1_epi32(0xffff);
@@ -88,10 +89,12 @@ struct Avx2Tiles {
         const __m256 w_scale = Avx2Vec::load_bf16(reinterpret_cast<const uint16_t*>(own) + g * kPanelRows + h % 2 * 8);
         for (int t = 0; t < T; ++t) {
           const __m256 scale = _mm256_mul_ps(w_scale, _mm256_set1_ps(tokens.scale(t, (end - 1) * kUnit / 128)));
-          float* total = totals + (h / 2 * T + t) * kPanelRows + h % 2 * 8;
-          _mm256_storeu_ps(total, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[h][t]), scale, _mm256_loadu_ps(total)));
+          const int at = (h / 2 * T + t) * kPanelRows + h % 2 * 8;
+          const __m256 total = _mm256_loadu_ps(before + at);
+          _mm256_storeu_ps(totals + at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[h][t]), scale, total));
         }
       }
+      before = totals;
     }
   }
 

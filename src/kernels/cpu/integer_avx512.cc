@@ -61,7 +61,7 @@ struct Avx512Vec {
 constexpr size_t kPrefetchBytes = 2048;
 
 // One group of four panels times T ≤ 6 tokens, codes of 8 bits:
-//   totals [4, T, 16] = fma(float(begins + Σ code · q), w_scale · x_scale, totals).
+//   totals [4, T, 16] = fma(float(begins + Σ code · q), w_scale · x_scale, before).
 //
 // Written as assembly, because g++ 12 copies sums from register to register and keeps a pointer for each token. 24 sums,
 // a register of codes for each panel, one of activations. Of all shapes with so many sums this one loads least for a
@@ -75,6 +75,7 @@ struct GroupTile {
   const float* x_scales;  // [T]
   const int32_t* begins;  // [T]; with zero points [4, T, 16]
   const uint8_t* ahead;   // is asked for into the second-level cache, a line for every eight columns
+  const float* before;
   float* totals;
 };
 
@@ -103,7 +104,7 @@ struct GroupTile {
 #define FATHOM_SUM(t, r, w, s)                                              \
   "vmulps 4*" #t "(%[x_scales])%{1to16%}, %%zmm" #w ", %%zmm28\n"           \
   "vcvtdq2ps %%zmm" #s ", %%zmm" #s "\n"                                    \
-  "vfmadd213ps 64*(" #r "*%c[tokens]+" #t ")(%[totals]), %%zmm28, %%zmm" #s "\n" \
+  "vfmadd213ps 64*(" #r "*%c[tokens]+" #t ")(%[before]), %%zmm28, %%zmm" #s "\n" \
   "vmovups %%zmm" #s ", 64*(" #r "*%c[tokens]+" #t ")(%[totals])\n"
 #define FATHOM_END(t, a, b, c, d) \
   ".if " #t " < %c[tokens]\n"     \
@@ -147,7 +148,7 @@ FATHOM_INLINED inline void multiply_group(GroupTile tile) {
       FATHOM_ALL_TOKENS(FATHOM_END)
       : [x] "+r"(tile.x), [codes] "+r"(tile.codes), [fourth] "+r"(fourth), [ahead] "+r"(tile.ahead),
         [units] "+r"(tile.units)
-      : [spacing] "r"(tile.spacing), [begins] "r"(tile.begins), [totals] "r"(tile.totals),
+      : [spacing] "r"(tile.spacing), [begins] "r"(tile.begins), [before] "r"(tile.before), [totals] "r"(tile.totals),
         [x_scales] "r"(tile.x_scales), [w_scales] "r"(tile.w_scales), [fourth_scales] "r"(fourth_scales),
         [tokens] "i"(T), [zero_point] "i"(zero_point)
       : "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
@@ -183,11 +184,12 @@ struct Avx512Tiles {
   template <int bits, int R, class Tokens>
   [[gnu::noinline]] static void tile(const Tokens& tokens, const uint8_t* panel, size_t spacing,
                                      const PanelLayout& layout, const Weight& w, int64_t group_begin, int64_t group_end,
-                                     const TileAhead& ahead, float* totals) {
+                                     const TileAhead& ahead, const float* before, float* totals) {
     constexpr int T = Tokens::count;
     constexpr bool streamed = Tokens::streamed;
     if constexpr (bits == 8 && R == 4 && !streamed) {
-      return block_tile<T>(tokens, panel, spacing, layout, w, group_begin, group_end, ahead, totals);
+      return block_tile<T>(tokens, panel, spacing, layout, w, group_begin, group_end, ahead, before,
+                           totals);
     }
     // vpdpbusd takes four cycles and two start in each: fewer than eight sums are split in two.
     constexpr bool split = R * T < 8;
@@ -269,9 +271,12 @@ struct Avx512Tiles {
         unrolled<T>([&](auto t) FATHOM_INLINED {
           constexpr int i = r * T + t;
           if constexpr (split) sum[i] = _mm512_add_epi32(sum[i], more[i]);
-          add_sum(sum[i], w_scale, tokens.scale(t, (unit - 1) * kUnit / 128), totals + i * kPanelRows);
+          const __m512 scale = _mm512_mul_ps(w_scale, _mm512_set1_ps(tokens.scale(t, (unit - 1) * kUnit / 128)));
+          const __m512 total = _mm512_loadu_ps(before + i * kPanelRows);
+          _mm512_storeu_ps(totals + i * kPanelRows, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i]), scale, total));
         });
       });
+      before = totals;
     }
   }
 
@@ -281,15 +286,10 @@ struct Avx512Tiles {
     return _mm512_and_si512(_mm512_sub_epi32(_mm512_setzero_si512(), zero), _mm512_set1_epi32(0xffff));
   }
 
-  FATHOM_INLINED static void add_sum(__m512i sum, __m512 w_scale, float x_scale, float* total) {
-    const __m512 scale = _mm512_mul_ps(w_scale, _mm512_set1_ps(x_scale));
-    _mm512_storeu_ps(total, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, _mm512_loadu_ps(total)));
-  }
-
   template <int T>
   static void block_tile(const TokenBlock<T>& tokens, const uint8_t* panel, size_t spacing, const PanelLayout& layout,
                          const Weight& w, int64_t group_begin, int64_t group_end, const TileAhead& ahead,
-                         float* totals) {
+                         const float* before, float* totals) {
     constexpr int R = 4;
     alignas(64) int32_t begins[T * R * kPanelRows];
     const int64_t units = w.group / kUnit;
@@ -307,6 +307,8 @@ struct Avx512Tiles {
       tile.x_scales = tokens.scales + ((i + 1) * units - 1) * kUnit / 128 * tokens.scale_step;
       tile.begins = tokens.begins + i * tokens.begin_step;
       tile.ahead = ahead.count > 0 ? ahead.at[0] + asked : tile.codes;
+      tile.before = before;
+      before = totals;
       if (!w.zero_point) {
         multiply_group<T, false>(tile);
         continue;

@@ -3,9 +3,9 @@
 // Everything here has internal linkage (see integer_generic.h).
 //
 // V has: block_tokens, streamed_tokens, block_panels, runs(T), symmetric_zero(bits), widens, and
-//   tile<bits, R>(tokens, panel, spacing, layout, weight, group_begin, group_end, ahead, totals):
-// adds groups [group_begin, group_end) of R panels, `spacing` bytes apart, times the T tokens of `tokens` (TokenRows or
-// TokenBlock) to totals [R, T, 16], and may ask for what `ahead` says meanwhile. If it `widens`, blocks of 4 bits go to
+//   tile<bits, R>(tokens, panel, spacing, layout, weight, group_begin, group_end, ahead, before, totals):
+// totals [R, T, 16] = before + groups [group_begin, group_end) of R panels, `spacing` bytes apart, times the T tokens of
+// `tokens` (TokenRows or TokenBlock); it may ask for what `ahead` says meanwhile. `before` is kNothing or `totals`. If it `widens`, blocks of 4 bits go to
 //   widen(codes, bytes, to): the same codes in bytes, in the order of 8 bits
 // first, and `tile` need not know them.
 
@@ -82,6 +82,9 @@ FATHOM_INLINED inline void unrolled(const Function& function) {
   (std::make_integer_sequence<int, n>());
 }
 
+// Where sums begin that have nothing before them.
+alignas(64) constexpr float kNothing[4 * 8 * kPanelRows] = {};
+
 // The product of many tokens goes by sections of rows, passes of tokens, blocks of columns and then tiles. While tiles
 // of tokens pass, four panels of a block stay in the first-level cache (32 KB; of widened ones 16 KB, because what they
 // are made of passes as well); the pass's activations of the block (96 KB) and its sums (192 KB) in the second-level
@@ -130,13 +133,11 @@ void stream_panels(const TokenRows<T>& tokens, const uint8_t* panel, const Panel
   for (int64_t p = 0; p < panels; ++p) {
     const uint8_t* at = panel + static_cast<size_t>(p) * layout.bytes;
     if (p < run) {
-      std::memset(totals, 0, sizeof(totals));
       V::template tile<bits, kRuns>(tokens, at, static_cast<size_t>(run) * layout.bytes, layout, w, 0, layout.groups,
-                                    {}, totals);
+                                    {}, kNothing, totals);
       for (int r = 0; r < kRuns; ++r) store(r, p + r * run);
     } else if (p >= kRuns * run) {
-      std::memset(totals, 0, sizeof(totals));
-      V::template tile<bits, 1>(tokens, at, 0, layout, w, 0, layout.groups, {}, totals);
+      V::template tile<bits, 1>(tokens, at, 0, layout, w, 0, layout.groups, {}, kNothing, totals);
       store(0, p);
     }
   }
@@ -319,15 +320,18 @@ void block_panels(const CallTokens& call, const Pass& pass, const uint8_t* panel
     const auto count = static_cast<int>(pass.tile_begin(tile + 1) - begin);
     float* totals = of_panels + begin * R * kPanelRows;
     const TileAhead ahead = share_of_tile<bits, R>(next, tile, each);
+    float* y = call.y + (pass.first + begin) * call.y_stride + row;
+    for (int64_t t = 0; last && t < count; ++t) {
+      for (int64_t r = 0; r < R; ++r) __builtin_prefetch(y + t * call.y_stride + r * kPanelRows, 1);
+    }
     with_count<V::block_tokens>(count, [&](auto T) {
       const TokenBlock<decltype(T)::value> tokens = {all.q + begin * kOperandBlock, all.scales + begin,
                                                      all.begins + begin, all.scale_step, all.begin_step};
-      if (block.begin == 0) std::memset(totals, 0, sizeof(float) * R * T * kPanelRows);
-      V::template tile<widens ? 8 : bits, R>(tokens, panel, used.bytes, used, w, group, group_end, ahead, totals);
+      V::template tile<widens ? 8 : bits, R>(tokens, panel, used.bytes, used, w, group, group_end, ahead,
+                                                   block.begin == 0 ? kNothing : totals, totals);
     });
     if (!last) continue;
-    for (int t = 0; t < count; ++t) {
-      float* y = call.y + (pass.first + begin + t) * call.y_stride + row;
+    for (int t = 0; t < count; ++t, y += call.y_stride) {
       for (int r = 0; r < R; ++r) {
         const float* from = totals + (r * count + t) * kPanelRows;
         if (whole) {
