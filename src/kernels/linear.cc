@@ -246,8 +246,8 @@ void linear_transposed_rows(const float* x, int64_t x_stride, int64_t T, const W
 int64_t rows_per_item(int64_t rows, int64_t T, int threads) {
   // Long runs of memory count for few tokens; for many, that the activations come from far for few rows. Powers of two,
   // so that an item's rows share their block scales and the sixteen rows of a panel of integers stay together; about
-  // four items a thread even out a busy machine.
-  const int64_t least = T < kManyTokens ? 16 : 64;
+  // four items a thread even out a busy machine. A router's few rows are shared all the same.
+  const int64_t least = T < kManyTokens || rows < 64 * threads ? 16 : 64;
   int64_t step = 128;
   while (step > least && step * 4 * threads > rows) step /= 2;
   return step;

@@ -173,7 +173,6 @@ void scores_widened(const PackedPage& page, const uint16_t* queries, int64_t wid
 // The columns of a group of values from the first on, with the probabilities in `wide_operands.lanes`.
 template <int C, int N>
 inline void mix_widened(const float* values, int64_t pairs, const __m512* shrink, float* mixed) {
-  const FlushSubnormals flush;
   __m512 sums[N][C];
   begin_mix(mixed, shrink, sums);
   add_wide_products<C, N>(wide_operands.lanes, values, 1, 16, 32, pairs, sums);
@@ -233,6 +232,8 @@ template <int C>
 void attend_lanes(const AttentionShape& shape, const QueryBlock& block, const PackedPage& page, int64_t count,
                   const int32_t* visible) {
   constexpr int kLanes = 16 * C;
+  // Also of the softmax: subnormal probabilities, which no dot product sees, would take an assist each.
+  const FlushSubnormals flush;
   alignas(64) float scores[(kPagePositions + kKeysAtOnce<C>)*kLanes];
   scores_avx512<C>(page, reinterpret_cast<const uint16_t*>(block.queries), shape.key_width, count, scores);
   __m512 shrink[C];
