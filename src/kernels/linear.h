@@ -68,7 +68,8 @@ constexpr int64_t paired_column(int64_t position) {
 /// Brings a row of float32 [n] from its natural order into that of `form`; n is a multiple of 32.
 void order_row(OperandForm form, float* row, int64_t n);
 
-/// Columns of a block: where activations are int8, so many of a row lie together, and behind them those of the next row.
+/// Columns of a block: where activations are int8, so many of a row lie together, and behind them those of the next
+/// row.
 constexpr int64_t kOperandBlock = 512;
 
 /// Prepared activations, somebody else's memory. Rows are padded with zeros to a multiple of 64 elements (int8: 128).

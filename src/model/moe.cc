@@ -46,8 +46,7 @@ void up_half(const std::vector<Job>& jobs, Workspace& ws, ThreadTeam& team) {
       const int64_t count = std::min(kTokenBlock, job.count - t0);
       const OperandView x = job.x_rows != nullptr ? job.x : job.x.from_row(t0);
       const int32_t* x_rows = job.x_rows != nullptr ? job.x_rows + t0 : nullptr;
-      linear_rows(x, x_rows, count, job.mlp->gate_proj, begin, end, gate, n,
-                  {&job.mlp->up_proj, begin, end});
+      linear_rows(x, x_rows, count, job.mlp->gate_proj, begin, end, gate, n, {&job.mlp->up_proj, begin, end});
       linear_rows(x, x_rows, count, job.mlp->up_proj, begin, end, up, n,
                   t0 + kTokenBlock < job.count ? gate_rows : following);
       if (job.tape != nullptr) {

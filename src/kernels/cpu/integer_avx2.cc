@@ -48,8 +48,8 @@ struct Avx2Tiles {
 
   template <int bits, int R, class Tokens>
   static void tile(const Tokens& tokens, const uint8_t* panel, size_t spacing, const PanelLayout& layout,
-                   const Weight& w, int64_t group_begin, int64_t group_end, const TileAhead&,
-                   const float* before, float* totals) {
+                   const Weight& w, int64_t group_begin, int64_t group_end, const TileAhead&, const float* before,
+                   float* totals) {
     constexpr int T = Tokens::count;
     constexpr int H = 2 * R;  // registers of eight rows
     const __m256i low_half = _mm256_set1_epi32(0xffff);

@@ -63,9 +63,9 @@ constexpr size_t kPrefetchBytes = 2048;
 // One group of four panels times T ≤ 6 tokens, codes of 8 bits:
 //   totals [4, T, 16] = fma(float(begins + Σ code · q), w_scale · x_scale, before).
 //
-// Written as assembly, because g++ 12 copies sums from register to register and keeps a pointer for each token. 24 sums,
-// a register of codes for each panel, one of activations. Of all shapes with so many sums this one loads least for a
-// dot product, which matters where the other thread of the core is busy.
+// Written as assembly, because g++ 12 copies sums from register to register and keeps a pointer for each token. 24
+// sums, a register of codes for each panel, one of activations. Of all shapes with so many sums this one loads least
+// for a dot product, which matters where the other thread of the core is busy.
 struct GroupTile {
   const uint8_t* codes;      // four panels, `spacing` bytes apart: [units, 8, 16 rows, 4 columns]
   const uint16_t* w_scales;  // of each panel [16] BF16, as far apart
@@ -79,43 +79,54 @@ struct GroupTile {
   float* totals;
 };
 
-#define FATHOM_BEGIN(t, a, b, c, d)                \
-  ".if " #t " < %c[tokens]\n"                      \
-  ".if %c[zero_point]\n"                           \
-  "vmovdqa64 64*" #t "(%[begins]), %%zmm" #a "\n"  \
-  "vmovdqa64 64*(%c[tokens]+" #t ")(%[begins]), %%zmm" #b "\n" \
-  "vmovdqa64 64*(2*%c[tokens]+" #t ")(%[begins]), %%zmm" #c "\n" \
-  "vmovdqa64 64*(3*%c[tokens]+" #t ")(%[begins]), %%zmm" #d "\n" \
-  ".else\n"                                        \
-  "vpbroadcastd 4*" #t "(%[begins]), %%zmm" #a "\n" \
-  "vmovdqa64 %%zmm" #a ", %%zmm" #b "\n"           \
-  "vmovdqa64 %%zmm" #a ", %%zmm" #c "\n"           \
-  "vmovdqa64 %%zmm" #a ", %%zmm" #d "\n"           \
-  ".endif\n"                                       \
+// Token t's sums are registers a to d, one for each panel; \\word is the loop's count of four columns.
+// clang-format off
+#define FATHOM_BEGIN(t, a, b, c, d)                                  \
+  ".if " #t " < %c[tokens]\n"                                        \
+  ".if %c[zero_point]\n"                                             \
+  "vmovdqa64 64*(0*%c[tokens]+" #t ")(%[begins]), %%zmm" #a "\n"     \
+  "vmovdqa64 64*(1*%c[tokens]+" #t ")(%[begins]), %%zmm" #b "\n"     \
+  "vmovdqa64 64*(2*%c[tokens]+" #t ")(%[begins]), %%zmm" #c "\n"     \
+  "vmovdqa64 64*(3*%c[tokens]+" #t ")(%[begins]), %%zmm" #d "\n"     \
+  ".else\n"                                                          \
+  "vpbroadcastd 4*" #t "(%[begins]), %%zmm" #a "\n"                  \
+  "vmovdqa64 %%zmm" #a ", %%zmm" #b "\n"                             \
+  "vmovdqa64 %%zmm" #a ", %%zmm" #c "\n"                             \
+  "vmovdqa64 %%zmm" #a ", %%zmm" #d "\n"                             \
+  ".endif\n"                                                         \
   ".endif\n"
-#define FATHOM_TOKEN(t, a, b, c, d)                  \
-  ".if " #t " < %c[tokens]\n"                        \
-  "vpbroadcastd 512*" #t "+4*\\word(%[x]), %%zmm28\n" \
-  "vpdpbusd %%zmm28, %%zmm24, %%zmm" #a "\n"         \
-  "vpdpbusd %%zmm28, %%zmm25, %%zmm" #b "\n"         \
-  "vpdpbusd %%zmm28, %%zmm26, %%zmm" #c "\n"         \
-  "vpdpbusd %%zmm28, %%zmm27, %%zmm" #d "\n"         \
+#define FATHOM_TOKEN(t, a, b, c, d)                                  \
+  ".if " #t " < %c[tokens]\n"                                        \
+  "vpbroadcastd 512*" #t "+4*\\word(%[x]), %%zmm28\n"                \
+  "vpdpbusd %%zmm28, %%zmm24, %%zmm" #a "\n"                         \
+  "vpdpbusd %%zmm28, %%zmm25, %%zmm" #b "\n"                         \
+  "vpdpbusd %%zmm28, %%zmm26, %%zmm" #c "\n"                         \
+  "vpdpbusd %%zmm28, %%zmm27, %%zmm" #d "\n"                         \
   ".endif\n"
-#define FATHOM_SUM(t, r, w, s)                                              \
-  "vmulps 4*" #t "(%[x_scales])%{1to16%}, %%zmm" #w ", %%zmm28\n"           \
-  "vcvtdq2ps %%zmm" #s ", %%zmm" #s "\n"                                    \
-  "vfmadd213ps 64*(" #r "*%c[tokens]+" #t ")(%[before]), %%zmm28, %%zmm" #s "\n" \
-  "vmovups %%zmm" #s ", 64*(" #r "*%c[tokens]+" #t ")(%[totals])\n"
-#define FATHOM_END(t, a, b, c, d) \
-  ".if " #t " < %c[tokens]\n"     \
-  FATHOM_SUM(t, 0, 24, a) FATHOM_SUM(t, 1, 25, b) FATHOM_SUM(t, 2, 26, c) FATHOM_SUM(t, 3, 27, d) \
+#define FATHOM_SUM(t, panel, w_scale, sum)                                             \
+  "vmulps 4*" #t "(%[x_scales])%{1to16%}, %%zmm" #w_scale ", %%zmm28\n"                \
+  "vcvtdq2ps %%zmm" #sum ", %%zmm" #sum "\n"                                           \
+  "vfmadd213ps 64*(" #panel "*%c[tokens]+" #t ")(%[before]), %%zmm28, %%zmm" #sum "\n" \
+  "vmovups %%zmm" #sum ", 64*(" #panel "*%c[tokens]+" #t ")(%[totals])\n"
+#define FATHOM_END(t, a, b, c, d)                                    \
+  ".if " #t " < %c[tokens]\n"                                        \
+  FATHOM_SUM(t, 0, 24, a)                                            \
+  FATHOM_SUM(t, 1, 25, b)                                            \
+  FATHOM_SUM(t, 2, 26, c)                                            \
+  FATHOM_SUM(t, 3, 27, d)                                            \
   ".endif\n"
-#define FATHOM_ALL_TOKENS(step)                                                                                 \
-  step(0, 0, 1, 2, 3) step(1, 4, 5, 6, 7) step(2, 8, 9, 10, 11) step(3, 12, 13, 14, 15) step(4, 16, 17, 18, 19) \
-      step(5, 20, 21, 22, 23)
+#define FATHOM_ALL_TOKENS(step)                                      \
+  step(0, 0, 1, 2, 3)                                                \
+  step(1, 4, 5, 6, 7)                                                \
+  step(2, 8, 9, 10, 11)                                              \
+  step(3, 12, 13, 14, 15)                                            \
+  step(4, 16, 17, 18, 19)                                            \
+  step(5, 20, 21, 22, 23)
+// clang-format on
 
 template <int T, bool zero_point>
 FATHOM_INLINED inline void multiply_group(GroupTile tile) {
+  static_assert(kOperandBlock == 512, "the distance of tokens in FATHOM_TOKEN");
   const uint8_t* fourth = tile.codes + 3 * tile.spacing;
   const uint8_t* fourth_scales = reinterpret_cast<const uint8_t*>(tile.w_scales) + 3 * tile.spacing;
   asm volatile(
@@ -188,8 +199,7 @@ struct Avx512Tiles {
     constexpr int T = Tokens::count;
     constexpr bool streamed = Tokens::streamed;
     if constexpr (bits == 8 && R == 4 && !streamed) {
-      return block_tile<T>(tokens, panel, spacing, layout, w, group_begin, group_end, ahead, before,
-                           totals);
+      return block_tile<T>(tokens, panel, spacing, layout, w, group_begin, group_end, ahead, before, totals);
     }
     // vpdpbusd takes four cycles and two start in each: fewer than eight sums are split in two.
     constexpr bool split = R * T < 8;
@@ -220,9 +230,8 @@ struct Avx512Tiles {
         });
       } else {
         unrolled<T>([&](auto t) FATHOM_INLINED {
-          unrolled<R>([&](auto r) FATHOM_INLINED {
-            sum[r * T + t] = _mm512_set1_epi32(tokens.begin(t, g - group_begin));
-          });
+          unrolled<R>([&](auto r)
+                          FATHOM_INLINED { sum[r * T + t] = _mm512_set1_epi32(tokens.begin(t, g - group_begin)); });
         });
       }
       if constexpr (split) unrolled<R * T>([&](auto i) FATHOM_INLINED { more[i] = _mm512_setzero_si512(); });

@@ -4,8 +4,9 @@
 //
 // V has: block_tokens, streamed_tokens, block_panels, runs(T), symmetric_zero(bits), widens, and
 //   tile<bits, R>(tokens, panel, spacing, layout, weight, group_begin, group_end, ahead, before, totals):
-// totals [R, T, 16] = before + groups [group_begin, group_end) of R panels, `spacing` bytes apart, times the T tokens of
-// `tokens` (TokenRows or TokenBlock); it may ask for what `ahead` says meanwhile. `before` is kNothing or `totals`. If it `widens`, blocks of 4 bits go to
+// totals [R, T, 16] = before + groups [group_begin, group_end) of R panels, `spacing` bytes apart, times the T tokens
+// of `tokens` (TokenRows or TokenBlock); it may ask for what `ahead` says meanwhile. `before` is kNothing or `totals`.
+// If it `widens`, blocks of 4 bits go to
 //   widen(codes, bytes, to): the same codes in bytes, in the order of 8 bits
 // first, and `tile` need not know them.
 
@@ -43,8 +44,8 @@ struct TokenRows {
   int32_t begin(int t, int64_t group) const { return begins[t][group]; }
 };
 
-// A tile's tokens side by side in one block of columns: one pointer and constants find everything of them, where as many
-// pointers would not fit the registers. Units and groups count from the first that is here.
+// A tile's tokens side by side in one block of columns: one pointer and constants find everything of them, where as
+// many pointers would not fit the registers. Units and groups count from the first that is here.
 template <int T>
 struct TokenBlock {
   static constexpr int count = T;
@@ -328,7 +329,7 @@ void block_panels(const CallTokens& call, const Pass& pass, const uint8_t* panel
       const TokenBlock<decltype(T)::value> tokens = {all.q + begin * kOperandBlock, all.scales + begin,
                                                      all.begins + begin, all.scale_step, all.begin_step};
       V::template tile<widens ? 8 : bits, R>(tokens, panel, used.bytes, used, w, group, group_end, ahead,
-                                                   block.begin == 0 ? kNothing : totals, totals);
+                                             block.begin == 0 ? kNothing : totals, totals);
     });
     if (!last) continue;
     for (int t = 0; t < count; ++t, y += call.y_stride) {
