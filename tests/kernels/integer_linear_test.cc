@@ -196,6 +196,47 @@ TEST(IntegerLinear, BitsAreThoseOfThePortableKernel) {
 }
 
 // The greatest sums that can occur: no intermediate saturates.
+// More tokens than a pass has and more rows than a section, all at once or a few at a time, or copied into an operand
+// of their own.
+TEST(IntegerLinear, ManyTokensHaveTheBitsOfFew) {
+  constexpr int64_t T = 400;
+  constexpr int64_t rows = 300;
+  constexpr int64_t cols = 1100;
+  const std::vector<float> x = random_values(T * cols, 8);
+  std::vector<int32_t> index;
+  for (int32_t t = T - 1; t >= 0; t -= 2) index.push_back(t);
+  const auto count = static_cast<int64_t>(index.size());
+  ThreadTeam team(2);
+  for (const IntegerFormat& format : all_formats()) {
+    const TestPanels w = random_panels(format, rows, cols, 9);
+    for (Isa isa : isas_here()) {
+      if (isa == Isa::portable) continue;
+      SCOPED_TRACE(fmt::format("{} {}", isa_name(isa), describe(format)));
+      const IsaGuard guard(isa);
+      Operand operand;
+      operand.prepare(x.data(), T, cols, cols, w.weight, OperandRounding::int8, &team);
+      std::vector<float> few(T * rows);
+      for (int64_t t = 0; t < T; t += 4) {
+        linear_rows(operand.view(t), nullptr, 4, w.weight, 0, rows, few.data() + t * rows, rows, {&w.weight, 16, rows});
+      }
+      std::vector<float> many(T * rows);
+      linear_rows(operand.view(), nullptr, T, w.weight, 0, rows, many.data(), rows, {&w.weight, 0, 64});
+      ASSERT_EQ(std::memcmp(many.data(), few.data(), few.size() * sizeof(float)), 0);
+
+      Operand own;
+      own.gather(operand.view(), index.data(), count, team);
+      std::vector<float> gathered(static_cast<size_t>(count * rows));
+      linear_rows(own.view(), nullptr, count, w.weight, 0, rows, gathered.data(), rows);
+      for (int64_t t = 0; t < count; ++t) {
+        ASSERT_EQ(std::memcmp(gathered.data() + t * rows, few.data() + index[static_cast<size_t>(t)] * rows,
+                              rows * sizeof(float)),
+                  0)
+            << t;
+      }
+    }
+  }
+}
+
 TEST(IntegerLinear, ExtremeCodesAreExact) {
   constexpr int64_t K = 256;
   for (const IntegerFormat& format : all_formats()) {
