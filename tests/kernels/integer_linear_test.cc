@@ -195,7 +195,6 @@ TEST(IntegerLinear, BitsAreThoseOfThePortableKernel) {
   }
 }
 
-// The greatest sums that can occur: no intermediate saturates.
 // More tokens than a pass has and more rows than a section, all at once or a few at a time, or copied into an operand
 // of their own.
 TEST(IntegerLinear, ManyTokensHaveTheBitsOfFew) {
@@ -237,6 +236,7 @@ TEST(IntegerLinear, ManyTokensHaveTheBitsOfFew) {
   }
 }
 
+// The greatest sums that can occur: no intermediate saturates.
 TEST(IntegerLinear, ExtremeCodesAreExact) {
   constexpr int64_t K = 256;
   for (const IntegerFormat& format : all_formats()) {

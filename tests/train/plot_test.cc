@@ -152,7 +152,6 @@ TEST(RunLog, BrokenLinesAreNamed) {
   refuse(R"({"step":2,"expert_load":{"1":[4],"01":[4]}})", "layer 1 twice");
 }
 
-// Whatever happens to a log, it is read or refused with a sentence, and what was read can be turned into pictures.
 TEST(RunLog, MeansAreOverTheCommonSteps) {
   const RunLog a = parse_run_log(log_text(20), "a");
   const RunLog b = parse_run_log(log_text(15, 3), "b");
@@ -175,6 +174,7 @@ TEST(RunLog, MeansAreOverTheCommonSteps) {
   FATHOM_EXPECT_ERROR(mean_log({a, fewer}, "a,fewer"), ErrorKind::bad_input, "layers");
 }
 
+// Whatever happens to a log, it is read or refused with a sentence, and what was read can be turned into pictures.
 TEST(RunLog, DamagedLogsAreReadOrRefused) {
   const std::string whole = log_text(12);
   const std::string bytes = "{}[]\",:0123456789.-e\n\\ntu\x80\xff";

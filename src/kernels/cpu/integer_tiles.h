@@ -314,7 +314,6 @@ void block_panels(const CallTokens& call, const Pass& pass, const uint8_t* panel
   const int64_t group_end = group + block.end - block.begin;
   const TokenBlock<1>& all = pass.tokens;
   float* of_panels = pass.totals + row * pass.size;
-  const bool whole = rows - row >= R * kPanelRows;
   const int64_t each = std::min<int64_t>((kRunsOfPanel<bits> * R + pass.tiles - 1) / pass.tiles, kMostRuns);
   for (int64_t tile = 0; tile < pass.tiles; ++tile) {
     const int64_t begin = pass.tile_begin(tile);
@@ -333,14 +332,7 @@ void block_panels(const CallTokens& call, const Pass& pass, const uint8_t* panel
     });
     if (!last) continue;
     for (int t = 0; t < count; ++t, y += call.y_stride) {
-      for (int r = 0; r < R; ++r) {
-        const float* from = totals + (r * count + t) * kPanelRows;
-        if (whole) {
-          std::memcpy(y + r * kPanelRows, from, kPanelRows * sizeof(float));
-        } else {
-          std::copy_n(from, std::clamp<int64_t>(rows - row - r * kPanelRows, 0, kPanelRows), y + r * kPanelRows);
-        }
-      }
+      for (int r = 0; r < R; ++r) store_panel(totals + (r * count + t) * kPanelRows, r * kPanelRows, rows - row, y);
     }
   }
 }
