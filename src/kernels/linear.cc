@@ -27,7 +27,8 @@ constexpr int64_t kItemTokens = 512;
 constexpr int64_t kGroupsOfBlock = kOperandBlock / kActivationGroup;
 
 // The kernels of float weights read four runs of rows side by side, 2 KB ahead.
-void prefetch_rows(const NextRows& next) {
+// Inlined: g++ 12 takes a call of a function that only prefetches for one that does nothing, and drops it.
+__attribute__((always_inline)) inline void prefetch_rows(const NextRows& next) {
   constexpr int64_t kRuns = 4;
   constexpr int64_t kBytes = 2048;
   if (next.weight->data == nullptr || next.weight->bits != 0) return;
@@ -98,6 +99,7 @@ OperandView OperandView::from_row(int64_t t) const {
   }
   view.data = static_cast<const std::byte*>(data) + static_cast<size_t>(t * stride) * element_bytes(form);
   view.scales = row_scales(t);
+  if (wide != nullptr) view.wide = wide_row(t);
   return view;
 }
 
@@ -109,6 +111,8 @@ OperandView Operand::view(int64_t first_row) const {
   view.scales = has_scales_ ? scales_.as<float>() : nullptr;
   view.stride = stride_;
   view.scale_stride = scale_stride_;
+  view.wide = wide_stride_ != 0 ? wide_.as<float>() : nullptr;
+  view.wide_stride = wide_stride_;
   if (form_ == OperandForm::int8) {
     view.block_rows = block_rows_;
     view.groups = groups_;
@@ -122,6 +126,7 @@ void Operand::prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, co
   const bool fp8_rounding = rounding == OperandRounding::fp8 || rounding == OperandRounding::fp8_ue8m0;
   rounding_ = fp8_rounding && weight.dtype != DType::f8_e4m3 ? OperandRounding::none : rounding;
   const bool int8 = rounding == OperandRounding::int8;
+  wide_stride_ = 0;
   if (int8) reserve_int8(T, (K + kActivationGroup - 1) / kActivationGroup);
   if (!int8) {
     form_ = linear_kernels().operand_form(weight, rounding_);
@@ -130,9 +135,15 @@ void Operand::prepare(const float* x, int64_t T, int64_t K, int64_t x_stride, co
     stride_ = padded(K);
     data_.reserve(static_cast<size_t>(T * stride_) * element_bytes(form_));
     if (has_scales_) scales_.reserve(static_cast<size_t>(T * scale_stride_) * sizeof(float));
+    if (form_ == OperandForm::bf16 && linear_kernels().widen != nullptr && active_bf16_dot() == Bf16Dot::fma) {
+      // Not a multiple of 4 KB, so that rows fall on different sets of the cache.
+      wide_stride_ = stride_ + 16;
+      reserve<float>(wide_, T * wide_stride_);
+    }
   }
   const auto row = [&](int64_t t, int) {
     int8 ? prepare_int8_row(x + t * x_stride, K, t) : prepare_row(x + t * x_stride, K, t, least_amax);
+    if (wide_stride_ != 0) widen_row(t);
   };
   if (team != nullptr && T > 1) {
     team->parallel_for(T, row);
@@ -191,6 +202,10 @@ void Operand::gather(const OperandView& from, const int32_t* rows, int64_t n, Th
       sums_.as<int32_t>()[item * n + t] = from.sums[item * from.block_rows + rows[t]];
     }
   });
+}
+
+void Operand::widen_row(int64_t t) {
+  linear_kernels().widen(data_.as<uint16_t>() + t * stride_, stride_, wide_.as<float>() + t * wide_stride_);
 }
 
 void Operand::prepare_row(const float* x, int64_t K, int64_t t, float least_amax) {

@@ -86,8 +86,14 @@ struct OperandView {
   /// int8 only, [5 * groups, block_rows]: sums of 128 channels, then those of 32 channels.
   const int32_t* sums = nullptr;
 
+  /// bf16 only, null unless kernels multiply by Bf16Dot::fma: the same values as float32 in the order of
+  /// `LinearKernels::widen`, [rows, wide_stride].
+  const float* wide = nullptr;
+  int64_t wide_stride = 0;
+
   const float* f32_row(int64_t t) const { return static_cast<const float*>(data) + t * stride; }
   const uint16_t* bf16_row(int64_t t) const { return static_cast<const uint16_t*>(data) + t * stride; }
+  const float* wide_row(int64_t t) const { return wide + t * wide_stride; }
   const float* row_scales(int64_t t) const { return scales != nullptr ? scales + t * scale_stride : nullptr; }
   /// Row t's columns from `column` on, up to the end of their block.
   const int8_t* int8_columns(int64_t t, int64_t column) const {
@@ -122,6 +128,7 @@ class Operand {
  private:
   void reserve_int8(int64_t rows, int64_t groups);
   void prepare_row(const float* x, int64_t K, int64_t t, float least_amax);
+  void widen_row(int64_t t);
   void prepare_int8_row(const float* x, int64_t K, int64_t t);
 
   OperandForm form_ = OperandForm::f32;
@@ -131,6 +138,8 @@ class Operand {
   int64_t block_rows_ = 0;
   int64_t groups_ = 0;
   bool has_scales_ = false;
+  int64_t wide_stride_ = 0;  // 0: nothing is widened
+  Buffer wide_;
   Buffer data_;
   Buffer scales_;
   Buffer sums_;

@@ -5,40 +5,11 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "base/buffer.h"
 #include "kernels/cpu/bf16_avx512.h"
-#include "kernels/cpu/e4m3_avx512.h"
-#include "kernels/cpu/isa.h"
+#include "kernels/cpu/bf16_tiles_avx512.h"
 
 namespace fathom {
 namespace {
-
-// Columns of a block of the sum: eighteen tokens of them (36 KB) stay in the first-level cache while rows pass.
-constexpr int64_t kBlockCols = 1024;
-
-// Tables of the casts of one row of blocks of scales.
-class CastTables {
- public:
-  // Returns the tables [scale_cols, 256] for a row; they last until another row of blocks is asked for.
-  const uint8_t* of_row(const Weight& w, int64_t row) {
-    const float* scales = w.scale_inv + row / w.block_rows * w.scale_cols();
-    if (scales == scales_) return tables_.as<uint8_t>();
-    tables_.reserve(static_cast<size_t>(w.scale_cols() * kE4m3TableBytes));
-    for (int64_t i = 0; i < w.scale_cols(); ++i) {
-      make_e4m3_table(scales[i], tables_.as<uint8_t>() + i * kE4m3TableBytes);
-    }
-    scales_ = scales;
-    return tables_.as<uint8_t>();
-  }
-  // A new call may find other scales at the same place.
-  void forget() { scales_ = nullptr; }
-
- private:
-  Buffer tables_;
-  const float* scales_ = nullptr;
-};
-
-thread_local CastTables cast_tables;
 
 // How far ahead of each run of rows the next bytes are asked for. Four runs are 8 KB in flight; with FP8 in a mapped
 // file 1 KB gives 92 % of a streaming read, 2 KB 98 to 101 %, 4 KB 90 to 97 %.
@@ -47,20 +18,6 @@ constexpr int64_t kAheadBytes = 2048;
 // Tokens of a tile: what fits into the registers beside four rows.
 template <bool kFp8>
 constexpr int kTileTokens = kFp8 ? 4 : 6;
-
-// Tokens whose pointers are kept together.
-constexpr int64_t kMostTokens = 512;
-// Up to so many tokens the weights' way from memory decides.
-constexpr int64_t kStreamTokens = 8;
-
-// Rows [row, row + R spacing) of a weight, one each `spacing`.
-template <int R>
-struct TileRows {
-  const std::byte* at[R];
-  TileRows(const Weight& w, int64_t row, int64_t spacing, int64_t element) {
-    for (int r = 0; r < R; ++r) at[r] = w.data + (row + r * spacing) * w.row_stride * element;
-  }
-};
 
 // R rows of FP8 times N tokens over columns [begin, end); `table` is that of column `begin`, whose block ends at
 // `boundary`. Each row's bytes `ahead` further are asked for if that is not 0.
@@ -160,23 +117,6 @@ inline void add_products_bf16(const TileRows<R>& rows, const uint16_t* const* x,
   }
 }
 
-// Puts the sums of a block of columns into y (the first block, `begin` = 0) or adds them to it.
-template <int R, int N>
-inline void finish_tile(const __m512 (&sums)[R][N], int64_t begin, int64_t spacing, float* const* y, int64_t y_row) {
-#pragma GCC unroll 6
-  for (int t = 0; t < N; ++t) {
-    const __m128 block = sum4(sums[0][t], sums[1 % R][t], sums[2 % R][t], sums[3 % R][t]);
-    float* out = y[t] + y_row;
-    if (R == 4 && spacing == 1) {
-      _mm_storeu_ps(out, begin == 0 ? block : _mm_add_ps(_mm_loadu_ps(out), block));
-    } else {
-      alignas(16) float part[4];
-      _mm_store_ps(part, block);
-      for (int r = 0; r < R; ++r) out[r * spacing] = begin == 0 ? part[r] : out[r * spacing] + part[r];
-    }
-  }
-}
-
 // Block [begin, end) of the sum of R rows and N tokens.
 template <bool kFp8, int R, int N>
 void tile(const Weight& w, const uint8_t* tables, int64_t row, int64_t spacing, const uint16_t* const* x, int64_t begin,
@@ -209,58 +149,19 @@ constexpr Tile kTileOf[] = {nullptr,
                             tile<kFp8, R, kFp8 ? 4 : 5>,
                             tile<kFp8, R, kFp8 ? 4 : 6>};
 
-// The groups of tokens are as even as can be: a tile of one token costs almost as much as one of three.
-struct Groups {
-  int64_t T, count;
-  Groups(int64_t tokens, int64_t most) : T(tokens), count((tokens + most - 1) / most) {}
-  int64_t first(int64_t g) const { return g * T / count; }
-  int64_t size(int64_t g) const { return first(g + 1) - first(g); }
-};
-
-// Few tokens. Rows [row, end), which share their casts, are cut into four runs that are read side by side along the
-// rows: that keeps the memory busy (one token, FP8: one run 54 % of a streaming read, two 85 %, four 98 %, eight 74 %).
-// The first group of tokens brings a row into the cache. `next` bytes lie between a run's end and the place where its
-// thread will read next; 0 if unknown.
-template <bool kFp8>
-void stream_rows(const Weight& w, const uint8_t* tables, int64_t row, int64_t end, int64_t next,
-                 const uint16_t* const* x, int64_t T, float* const* y, int64_t y_row) {
-  constexpr int64_t kElement = kFp8 ? 1 : 2;
-  const int64_t K = w.cols;
-  const int64_t row_bytes = w.row_stride * kElement;
-  const Groups groups(T, kTileTokens<kFp8>);
-  const int64_t length = (end - row) / 4;
-  const auto all_tokens = [&](const Tile* tiles, int64_t r, int64_t spacing, int64_t i) {
-    for (int64_t g = 0; g < groups.count; ++g) {
-      const int64_t t = groups.first(g);
-      for (int64_t begin = 0; begin < K; begin += kBlockCols) {
-        Ahead ahead;
-        const bool in_run = i * row_bytes + begin * kElement + 2 * kAheadBytes <= length * row_bytes;
-        if (g == 0) ahead.rows = in_run ? kAheadBytes : next;
-        tiles[groups.size(g)](w, tables, r, spacing, x + t, begin, std::min(K, begin + kBlockCols), ahead, y + t,
-                              y_row + (r - row));
-      }
-    }
-  };
-  for (int64_t i = 0; i < length; ++i) all_tokens(kTileOf<kFp8, 4>, row + i, length, i);
-  for (int64_t r = row + 4 * length; r < end; ++r) all_tokens(kTileOf<kFp8, 1>, r, 1, length);
-}
-
 template <bool kFp8>
 void stream_products(const Weight& w, int64_t row_begin, int64_t row_end, const uint16_t* const* x, int64_t T,
                      float* const* y) {
   const DotScope scope;
-  constexpr int64_t kElement = kFp8 ? 1 : 2;
-  // The four runs of FP8 share their tables, so they lie in one row of blocks.
-  const int64_t step = kFp8 ? w.block_rows : 128;
-  for (int64_t row = row_begin; row < row_end;) {
-    const int64_t end = std::min(row_end, (row / step + 1) * step);
-    const uint8_t* tables = kFp8 ? cast_tables.of_row(w, row) : nullptr;
-    // The next rows' runs begin as far behind the present ones as these rows are many.
-    const int64_t length = (end - row) / 4;
-    const int64_t next = end < row_end ? kAheadBytes + (end - row - length) * w.row_stride * kElement : 0;
-    stream_rows<kFp8>(w, tables, row, end, next, x, T, y, row - row_begin);
-    row = end;
-  }
+  stream_tiles<kFp8, kAheadBytes>(w, row_begin, row_end, Groups(T, kTileTokens<kFp8>), [&](const StreamTile& at) {
+    const Tile* tiles = at.rows == 4 ? kTileOf<kFp8, 4> : kTileOf<kFp8, 1>;
+    for (int64_t begin = 0; begin < w.cols; begin += kBlockCols) {
+      Ahead ahead;
+      ahead.rows = at.ahead_of(begin);
+      tiles[at.count](w, at.tables, at.row, at.spacing, x + at.first, begin, std::min(w.cols, begin + kBlockCols),
+                      ahead, y + at.first, at.y_row);
+    }
+  });
 }
 
 // How rows and tokens are cut: `rows` of weights in BF16 meet `groups` groups of tokens.
@@ -316,129 +217,6 @@ void cast_rows(const Weight& w, int64_t row, int64_t end, int64_t begin, int64_t
     out += rows * kCastStride;
   }
 }
-
-// ---- Bf16Dot::fma ----
-//
-// Both sides of a block are widened first, 32 columns to 16 odd and 16 even ones as float32, so that the tile itself
-// only loads and multiplies.
-
-// Row stride of a widened block, in floats: 64 bytes more than a multiple of 4 KB.
-constexpr int64_t kWideStride = kBlockCols + 16;
-struct alignas(64) WideBlock {
-  float weights[kManyTokens.rows * kWideStride];
-  float tokens[kTileTokens<false> * kWideStride];
-};
-thread_local WideBlock wide_block;
-
-// Two runs of memory that a tile asks for while it multiplies, `step` bytes for each of its first and of its second
-// half of columns.
-struct WideAhead {
-  const char* run[2] = {nullptr, nullptr};
-  int64_t step = 0;
-};
-
-template <int R, int N>
-void wide_tile(const float* weights, const float* tokens, int64_t cols, const WideAhead& ahead, int64_t begin,
-               float* const* y, int64_t y_row) {
-  __m512 sums[R][N];
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 6
-    for (int t = 0; t < N; ++t) sums[r][t] = _mm512_setzero_ps();
-  }
-  int64_t k = 0;
-  for (int half = 0; half < 2; ++half) {
-    const char* line = ahead.run[half];
-    for (const int64_t end = half == 0 ? cols / 2 : cols; k < end; k += 16, line += ahead.step) {
-      _mm_prefetch(line, _MM_HINT_T0);
-      __m512 values[R];
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) values[r] = _mm512_load_ps(weights + r * kWideStride + k);
-#pragma GCC unroll 6
-      for (int t = 0; t < N; ++t) {
-        const __m512 xs = _mm512_load_ps(tokens + t * kWideStride + k);
-#pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) sums[r][t] = _mm512_fmadd_ps(values[r], xs, sums[r][t]);
-      }
-    }
-  }
-  finish_tile<R, N>(sums, begin, 1, y, y_row);
-}
-
-using WideTile = void (*)(const float* weights, const float* tokens, int64_t cols, const WideAhead& ahead,
-                          int64_t begin, float* const* y, int64_t y_row);
-template <int R>
-constexpr WideTile kWideTileOf[] = {nullptr,         wide_tile<R, 1>, wide_tile<R, 2>, wide_tile<R, 3>,
-                                    wide_tile<R, 4>, wide_tile<R, 5>, wide_tile<R, 6>};
-
-template <bool kFp8>
-void wide_products(const Weight& w, int64_t row_begin, int64_t row_end, const uint16_t* const* x, int64_t T,
-                   float* const* y) {
-  const FlushSubnormals flush;
-  constexpr int64_t kElement = kFp8 ? 1 : 2;
-  const int64_t K = w.cols;
-  const Groups groups(T, kTileTokens<false>);
-  const Cut cut = kManyTokens;
-  for (int64_t begin = 0; begin < K; begin += kBlockCols) {
-    const int64_t stop = std::min(K, begin + kBlockCols);
-    const int64_t cols = (stop - begin + 31) / 32 * 32;
-    for (int64_t first = 0; first < groups.count; first += cut.groups) {
-      const int64_t last = std::min(first + cut.groups, groups.count);
-      for (int64_t row = row_begin; row < row_end; row += cut.rows) {
-        const int64_t rows = std::min(cut.rows, row_end - row);
-        if (kFp8) cast_rows(w, row, row + rows, begin, stop, cast_block.values);
-        for (int64_t r = 0; r < rows; ++r) {
-          const auto* from =
-              kFp8 ? cast_block.values + r * kCastStride : reinterpret_cast<const uint16_t*>(w.row(row + r)) + begin;
-          widen(from, stop - begin, wide_block.weights + r * kWideStride);
-        }
-        // Asked for meanwhile: the next group's tokens, then the rows of the next block of weights.
-        const bool more_rows = row + rows < row_end;
-        const int64_t next_row = more_rows ? row + rows : row_begin;
-        const int64_t next_begin = more_rows || last < groups.count ? begin : stop;
-        const int64_t next_rows = next_begin < K ? std::min(cut.rows, row_end - next_row) : 0;
-        int64_t asked_rows = 0;
-        for (int64_t g = first; g < last; ++g) {
-          const int64_t t = groups.first(g);
-          const int64_t n = groups.size(g);
-          for (int64_t i = 0; i < n; ++i) widen(x[t + i] + begin, stop - begin, wide_block.tokens + i * kWideStride);
-          const int64_t next_t = g + 1 < last ? t + n : T;
-          const int64_t next_n = g + 1 < last ? groups.size(g + 1) : 0;
-          int64_t asked_tokens = 0;
-          const auto next_ahead = [&] {
-            WideAhead ahead;
-            if (asked_tokens < next_n) {
-              ahead.step = 64;
-              for (int half = 0; half < 2; ++half, ++asked_tokens) {
-                ahead.run[half] = reinterpret_cast<const char*>(x[std::min(next_t + asked_tokens, T - 1)] + begin);
-              }
-            } else if (asked_rows < next_rows) {
-              ahead.step = 32 * kElement;
-              for (int half = 0; half < 2; ++half, ++asked_rows) {
-                const int64_t r = next_row + std::min(asked_rows, next_rows - 1);
-                ahead.run[half] = reinterpret_cast<const char*>(w.row(r)) + next_begin * kElement;
-              }
-            } else {
-              ahead.run[0] = ahead.run[1] = reinterpret_cast<const char*>(wide_block.tokens);
-            }
-            return ahead;
-          };
-          int64_t r = 0;
-          for (; r + 4 <= rows; r += 4) {
-            kWideTileOf<4>[n](wide_block.weights + r * kWideStride, wide_block.tokens, cols, next_ahead(), begin, y + t,
-                              row - row_begin + r);
-          }
-          for (; r < rows; ++r) {
-            kWideTileOf<1>[n](wide_block.weights + r * kWideStride, wide_block.tokens, cols, next_ahead(), begin, y + t,
-                              row - row_begin + r);
-          }
-        }
-      }
-    }
-  }
-}
-
-// ---- Bf16Dot::instruction ----
 
 // More than a few tokens: a block of rows and columns, FP8 brought to BF16 first, meets some groups of tokens. The
 // first tiles ask for the rows that come next.
@@ -496,8 +274,6 @@ void products(const Weight& w, int64_t row_begin, int64_t row_end, const uint16_
               float* const* y) {
   if (T <= kStreamTokens) {
     stream_products<kFp8>(w, row_begin, row_end, x, T, y);
-  } else if (active_bf16_dot() == Bf16Dot::fma) {
-    wide_products<kFp8>(w, row_begin, row_end, x, T, y);
   } else {
     block_products<kFp8>(w, row_begin, row_end, x, T, y);
   }

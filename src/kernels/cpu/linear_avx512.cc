@@ -4,6 +4,7 @@
 #include "kernels/cpu/linear_generic.h"
 #include "kernels/cpu/linear_kernels.h"
 #include "kernels/cpu/vectors.h"
+#include "kernels/cpu/widened_product_avx512.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -36,6 +37,8 @@ void linear_rows_avx512(const OperandView& x, const int32_t* row_index, int64_t 
     linear_rows_generic<Avx512Vec>(x, row_index, T, w, row_begin, row_end, y, y_stride);
   } else if (x.scales != nullptr) {
     FATHOM_AVX512(fp8_rows)(x, row_index, T, w, row_begin, row_end, y, y_stride);
+  } else if (x.wide != nullptr) {
+    FATHOM_AVX512(widened_rows)(x, row_index, T, w, row_begin, row_end, y, y_stride);
   } else {
     FATHOM_AVX512(bf16_rows)(x, row_index, T, w, row_begin, row_end, y, y_stride);
   }
@@ -53,7 +56,8 @@ OperandForm operand_form(const Weight& w, OperandRounding rounding) {
 }  // namespace
 
 const LinearKernels& FATHOM_AVX512(linear_kernels)() {
-  static const LinearKernels kernels = {linear_rows_avx512, linear_transposed_rows_generic<Avx512Vec>, operand_form};
+  static const LinearKernels kernels = {linear_rows_avx512, linear_transposed_rows_generic<Avx512Vec>, operand_form,
+                                        FATHOM_AVX512(widen_row)};
   return kernels;
 }
 

@@ -14,6 +14,9 @@ struct LinearKernels {
                                  int64_t row_end, bool cast_bf16, bool accumulate, float* y, int64_t y_stride);
   /// The form in which this set's `linear_rows` reads activations for a weight.
   OperandForm (*operand_form)(const Weight& weight, OperandRounding rounding);
+  /// A row of BF16 as float32 in the order in which Bf16Dot::fma multiplies, `cols` a multiple of 64; null for sets
+  /// that have no such way.
+  void (*widen)(const uint16_t* row, int64_t cols, float* out) = nullptr;
 };
 
 const LinearKernels& linear_kernels_portable();
