@@ -26,20 +26,6 @@ constexpr int64_t kItemTokens = 512;
 
 constexpr int64_t kGroupsOfBlock = kOperandBlock / kActivationGroup;
 
-// The kernels of float weights read four runs of rows side by side, 2 KB ahead.
-// Inlined: g++ 12 takes a call of a function that only prefetches for one that does nothing, and drops it.
-__attribute__((always_inline)) inline void prefetch_rows(const NextRows& next) {
-  constexpr int64_t kRuns = 4;
-  constexpr int64_t kBytes = 2048;
-  if (next.weight->data == nullptr || next.weight->bits != 0) return;
-  const int64_t length = (next.end - next.begin) / kRuns;
-  for (int64_t offset = 0; offset < kBytes; offset += 64) {
-    for (int64_t run = 0; run < kRuns; ++run) {
-      __builtin_prefetch(next.weight->row(next.begin + run * length) + offset);
-    }
-  }
-}
-
 size_t element_bytes(OperandForm form) {
   return form == OperandForm::bf16 ? sizeof(uint16_t) : sizeof(float);
 }
@@ -248,8 +234,7 @@ void linear_rows(const OperandView& x, const int32_t* row_index, int64_t T, cons
   if (x.form == OperandForm::int8 || weight.bits != 0) {
     return integer_linear_rows(x, row_index, T, weight, row_begin, row_end, y, y_stride, next);
   }
-  if (next.weight != nullptr) prefetch_rows(next);
-  linear_kernels().linear_rows(x, row_index, T, weight, row_begin, row_end, y, y_stride);
+  linear_kernels().linear_rows(x, row_index, T, weight, row_begin, row_end, y, y_stride, next);
 }
 
 void linear_transposed_rows(const float* x, int64_t x_stride, int64_t T, const Weight& weight, int64_t row_begin,

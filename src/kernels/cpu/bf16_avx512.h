@@ -105,5 +105,32 @@ inline __m128 sum4(__m512 a, __m512 b, __m512 c, __m512 d) {
   return _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, all));
 }
 
+// The same sums of sixteen registers v[4 j + r], at 4 j + r of the result: fewer instructions than four times four.
+inline __m512 sum16(const __m512 (&v)[16]) {
+  __m512 halves[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    halves[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[2 * i], v[2 * i + 1], 0x44),
+                              _mm512_shuffle_f32x4(v[2 * i], v[2 * i + 1], 0xee));
+  }
+  // Lane r of quarters[j]: four partial sums of v[4 j + r].
+  __m512 quarters[4];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    quarters[j] = _mm512_add_ps(_mm512_shuffle_f32x4(halves[2 * j], halves[2 * j + 1], 0x88),
+                                _mm512_shuffle_f32x4(halves[2 * j], halves[2 * j + 1], 0xdd));
+  }
+  const auto pairs = [](__m512 a, __m512 b) {
+    const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b));
+    const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b));
+    return _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+  };
+  const __m512 first = pairs(quarters[0], quarters[1]);
+  const __m512 last = pairs(quarters[2], quarters[3]);
+  const __m512 sums = _mm512_add_ps(_mm512_shuffle_ps(first, last, 0x88), _mm512_shuffle_ps(first, last, 0xdd));
+  // Lane r, element j → 4 j + r.
+  return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), sums);
+}
+
 }  // namespace
 }  // namespace fathom

@@ -153,7 +153,7 @@ template <bool kFp8>
 void stream_products(const Weight& w, int64_t row_begin, int64_t row_end, const uint16_t* const* x, int64_t T,
                      float* const* y) {
   const DotScope scope;
-  stream_tiles<kFp8, kAheadBytes>(w, row_begin, row_end, Groups(T, kTileTokens<kFp8>), [&](const StreamTile& at) {
+  stream_tiles<kFp8, kAheadBytes>(w, row_begin, row_end, {}, Groups(T, kTileTokens<kFp8>), [&](const StreamTile& at) {
     const Tile* tiles = at.rows == 4 ? kTileOf<kFp8, 4> : kTileOf<kFp8, 1>;
     for (int64_t begin = 0; begin < w.cols; begin += kBlockCols) {
       Ahead ahead;

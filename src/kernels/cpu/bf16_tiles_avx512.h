@@ -97,7 +97,8 @@ struct StreamTile {
 // `kAhead` bytes of each are to be asked for. The first group of tokens brings a row into the cache. Calls
 // tile(StreamTile) for all.
 template <bool kFp8, int64_t kAhead, class Tile>
-void stream_tiles(const Weight& w, int64_t row_begin, int64_t row_end, const Groups& groups, const Tile& tile) {
+void stream_tiles(const Weight& w, int64_t row_begin, int64_t row_end, const NextRows& following, const Groups& groups,
+                  const Tile& tile) {
   constexpr int64_t kElement = kFp8 ? 1 : 2;
   const int64_t row_bytes = w.row_stride * kElement;
   // The four runs of FP8 share their tables, so they lie in one row of blocks.
@@ -107,8 +108,15 @@ void stream_tiles(const Weight& w, int64_t row_begin, int64_t row_end, const Gro
     const int64_t length = (end - row) / 4;
     StreamTile at;
     at.tables = kFp8 ? cast_tables.of_row(w, row) : nullptr;
-    // The next rows' runs begin as far behind the present ones as these rows are many.
-    at.ahead_at_turn = end < row_end ? kAhead + (end - row - length) * row_bytes : 0;
+    const NextRows next = end < row_end ? NextRows{&w, end, std::min(row_end, end + step)} : following;
+    at.ahead_at_turn = 0;
+    if (next.weight != nullptr && next.weight->data != nullptr && next.weight->dtype == w.dtype &&
+        next.weight->row_stride == w.row_stride && (next.end - next.begin) / 4 == length) {
+      // All four runs of the next rows begin equally far from where the present ones end.
+      at.ahead_at_turn = kAhead - length * row_bytes +
+                         static_cast<int64_t>(reinterpret_cast<intptr_t>(next.weight->row(next.begin)) -
+                                              reinterpret_cast<intptr_t>(w.row(row)));
+    }
     for (int64_t i = 0; i < end - row - 3 * length; ++i) {
       const bool run = i < length;
       at.rows = run ? 4 : 1;

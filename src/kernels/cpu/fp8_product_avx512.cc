@@ -114,12 +114,12 @@ void fp8_rows_by_instruction(const OperandView& x, const int32_t* row_index, int
 
 // ---- Bf16Dot::fma ----
 //
-// Both sides are widened to float32 first (see bf16_avx512.h). Four rows and three tokens have their sums and their
+// Both sides are widened to float32 first (see bf16_avx512.h), the tokens with their operand. Four rows and three tokens have their sums and their
 // totals in registers.
 
 constexpr int kWideRows = 4;
 constexpr int kWideTokens = 3;
-// Floats of widened tokens that are kept at a time: half of a second-level cache of 1 MB.
+// Floats of widened tokens that pass at a time, row after row: half of a second-level cache of 1 MB.
 constexpr int64_t kWideFloats = 128 << 10;
 
 struct WideRows {
@@ -194,10 +194,7 @@ void widen_codes(const E4m3Decoder& decoder, const std::byte* codes, int64_t col
   }
 }
 
-struct WideMemory {
-  Buffer rows, tokens;
-};
-thread_local WideMemory wide_memory;
+thread_local Buffer wide_rows;
 
 void fp8_rows_widened(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
                       int64_t row_end, float* y, int64_t y_stride) {
@@ -208,12 +205,10 @@ void fp8_rows_widened(const OperandView& x, const int32_t* row_index, int64_t T,
   const int64_t cols = (w.cols + 63) / 64 * 64;
   const int64_t stride = cols + 16;
   const int64_t most = std::max<int64_t>(1, kWideFloats / stride / kWideTokens) * kWideTokens;
-  float* rows = reserve<float>(wide_memory.rows, kWideRows * stride);
-  float* tokens = reserve<float>(wide_memory.tokens, most * stride);
+  float* rows = reserve<float>(wide_rows, kWideRows * stride);
   for (int64_t first = 0; first < T; first += most) {
     const int64_t count = std::min(most, T - first);
     const auto source = [&](int64_t t) { return row_index != nullptr ? row_index[first + t] : first + t; };
-    for (int64_t t = 0; t < count; ++t) widen(x.bf16_row(source(t)), cols, tokens + t * stride);
     for (int64_t row = row_begin; row < row_end;) {
       const int64_t n = row_end - row >= kWideRows ? kWideRows : 1;
       WideRows in;
@@ -226,7 +221,7 @@ void fp8_rows_widened(const OperandView& x, const int32_t* row_index, int64_t T,
         const int64_t group = std::min<int64_t>(kWideTokens, count - t);
         float* out[kWideTokens];
         for (int64_t i = 0; i < group; ++i) {
-          in.tokens[i] = tokens + (t + i) * stride;
+          in.tokens[i] = x.wide_row(source(t + i));
           in.token_scales[i] = x.row_scales(source(t + i));
           out[i] = y + (first + t + i) * y_stride;
         }
@@ -241,7 +236,7 @@ void fp8_rows_widened(const OperandView& x, const int32_t* row_index, int64_t T,
 
 void FATHOM_AVX512(fp8_rows)(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w,
                              int64_t row_begin, int64_t row_end, float* y, int64_t y_stride) {
-  const bool widened = T >= kWideTokens && active_bf16_dot() == Bf16Dot::fma;
+  const bool widened = T >= kWideTokens && x.wide != nullptr;
   widened ? fp8_rows_widened(x, row_index, T, w, row_begin, row_end, y, y_stride)
           : fp8_rows_by_instruction(x, row_index, T, w, row_begin, row_end, y, y_stride);
 }

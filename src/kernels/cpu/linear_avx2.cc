@@ -35,7 +35,8 @@ struct Avx2Vec : Avx2Vector {
 };
 
 void linear_rows_avx2(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
-                      int64_t row_end, float* y, int64_t y_stride) {
+                      int64_t row_end, float* y, int64_t y_stride, const NextRows& next) {
+  ask_for_heads(next);
   const auto rows = x.form == OperandForm::f32_pairs ? bf16_rows_avx2 : linear_rows_generic<Avx2Vec>;
   rows(x, row_index, T, w, row_begin, row_end, y, y_stride);
 }

@@ -32,13 +32,14 @@ struct Avx512Vec : Avx512Vector {
 };
 
 void linear_rows_avx512(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
-                        int64_t row_end, float* y, int64_t y_stride) {
+                        int64_t row_end, float* y, int64_t y_stride, const NextRows& next) {
+  if (x.wide == nullptr || x.scales != nullptr) ask_for_heads(next);
   if (x.form == OperandForm::f32) {
     linear_rows_generic<Avx512Vec>(x, row_index, T, w, row_begin, row_end, y, y_stride);
   } else if (x.scales != nullptr) {
     FATHOM_AVX512(fp8_rows)(x, row_index, T, w, row_begin, row_end, y, y_stride);
   } else if (x.wide != nullptr) {
-    FATHOM_AVX512(widened_rows)(x, row_index, T, w, row_begin, row_end, y, y_stride);
+    FATHOM_AVX512(widened_rows)(x, row_index, T, w, row_begin, row_end, y, y_stride, next);
   } else {
     FATHOM_AVX512(bf16_rows)(x, row_index, T, w, row_begin, row_end, y, y_stride);
   }

@@ -15,6 +15,12 @@ struct PortableVec : PortableVector {
   }
 };
 
+void linear_rows_portable(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w, int64_t row_begin,
+                          int64_t row_end, float* y, int64_t y_stride, const NextRows& next) {
+  ask_for_heads(next);
+  linear_rows_generic<PortableVec>(x, row_index, T, w, row_begin, row_end, y, y_stride);
+}
+
 OperandForm operand_form(const Weight&, OperandRounding) {
   return OperandForm::f32;
 }
@@ -22,7 +28,7 @@ OperandForm operand_form(const Weight&, OperandRounding) {
 }  // namespace
 
 const LinearKernels& linear_kernels_portable() {
-  static const LinearKernels kernels = {linear_rows_generic<PortableVec>, linear_transposed_rows_generic<PortableVec>,
+  static const LinearKernels kernels = {linear_rows_portable, linear_transposed_rows_generic<PortableVec>,
                                         operand_form};
   return kernels;
 }

@@ -160,8 +160,8 @@ constexpr auto kStreamTileOf = std::array{stream_tile<kFp8, R, 1>, stream_tile<k
 
 template <bool kFp8>
 void stream_products(const Weight& w, int64_t row_begin, int64_t row_end, const float* const* x, int64_t T,
-                     float* const* y) {
-  stream_tiles<kFp8, kAheadBytes>(w, row_begin, row_end, Groups(T, kStreamTileTokens), [&](const StreamTile& tile) {
+                     float* const* y, const NextRows& next) {
+  stream_tiles<kFp8, kAheadBytes>(w, row_begin, row_end, next, Groups(T, kStreamTileTokens), [&](const StreamTile& tile) {
     const auto& tiles = tile.rows == 4 ? kStreamTileOf<kFp8, 4> : kStreamTileOf<kFp8, 1>;
     tiles[static_cast<size_t>(tile.count - 1)](w, x + tile.first, tile, y + tile.first);
   });
@@ -220,8 +220,8 @@ struct WideAhead {
   int64_t step;
 };
 
-// What is asked for in the course of the tiles of a quad: the rows of the next one, then some of the tokens that come
-// after this block of columns.
+// What is asked for in the course of the tiles of a quad: some of the tokens that come after this block of columns, then
+// the rows of the next quad.
 class WideRequests {
  public:
   // Columns from `begin` on of the tokens [first, first + count), in the course of `quads` quads of `tiles` tiles: all at
@@ -233,18 +233,23 @@ class WideRequests {
     begin_ = begin;
     tokens_of_quad_ = (count + quads - 1) / quads;
   }
-  // Rows of weights, `count` of them and `row_bytes` apart, of each `bytes`. Begins a quad.
-  void ask_rows(const std::byte* rows, int64_t count, int64_t row_bytes, int64_t bytes) {
-    rows_ = reinterpret_cast<const char*>(rows);
-    row_count_ = count;
-    row_bytes_ = row_bytes;
-    row_step_ = bytes / (kBlockCols / 32);
+  // Columns from `begin` on of the first four of `rows`. Begins a quad.
+  void ask_rows(const NextRows& rows, int64_t begin) {
+    row_count_ = 0;
+    if (rows.weight != nullptr && rows.weight->data != nullptr && rows.weight->bits == 0) {
+      const auto element = static_cast<int64_t>(dtype_bytes(rows.weight->dtype));
+      rows_ = reinterpret_cast<const char*>(rows.weight->row(rows.begin)) + begin * element;
+      row_count_ = std::min<int64_t>(kQuad, rows.end - rows.begin);
+      row_bytes_ = rows.weight->row_stride * element;
+      row_step_ = 32 * element;
+    }
     quad_end_ = std::min(last_token_, token_ + tokens_of_quad_);
   }
-  // The share of the next tile; `idle` is memory that does no harm.
-  WideAhead next(const float* idle) {
+  // The share of the next tile, of `left` that are left in the quad: rows at the end, when they are about to be used.
+  // `idle` is memory that does no harm.
+  WideAhead next(int64_t left, const float* idle) {
     WideAhead ahead{{reinterpret_cast<const char*>(idle), reinterpret_cast<const char*>(idle)}, 0};
-    if (row_count_ > 0) {
+    if (row_count_ > 0 && left <= kQuad / 2) {
       for (const char*& run : ahead.run) {
         run = rows_;
         if (--row_count_ > 0) rows_ += row_bytes_;
@@ -266,10 +271,10 @@ class WideRequests {
 };
 
 // `tiles` tiles of N tokens each, x from the first on: columns [begin, begin + cols) times the four rows of `weights`,
-// to `totals` [token, 4], or added to what the columns before have left there.
+// to `totals` [token, 4], or added to what the columns before have left there. `tiles_after` follow in the same quad.
 template <int N>
-void wide_tiles(const float* weights, const float* const* x, int64_t tiles, int64_t begin, int64_t cols,
-                WideRequests& requests, float* totals) {
+void wide_tiles(const float* weights, const float* const* x, int64_t tiles, int64_t tiles_after, int64_t begin,
+                int64_t cols, WideRequests& requests, float* totals) {
   for (int64_t tile = 0; tile < tiles; ++tile, x += N, totals += N * kQuad) {
     __m512 sums[kQuad][N];
 #pragma GCC unroll 4
@@ -277,7 +282,7 @@ void wide_tiles(const float* weights, const float* const* x, int64_t tiles, int6
 #pragma GCC unroll 6
       for (int t = 0; t < N; ++t) sums[r][t] = _mm512_setzero_ps();
     }
-    const WideAhead ahead = requests.next(weights);
+    const WideAhead ahead = requests.next(tiles - tile + tiles_after, weights);
     const char* first_line = ahead.run[0];
     const char* second_line = ahead.run[1];
     const float* tokens[N];
@@ -301,8 +306,16 @@ void wide_tiles(const float* weights, const float* const* x, int64_t tiles, int6
       second_line += ahead.step;
       step(k + 16);
     }
-#pragma GCC unroll 6
-    for (int t = 0; t < N; ++t) {
+    constexpr int kTogether = N / 4 * 4;
+    if constexpr (kTogether == 4) {
+      __m512 all[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) all[i] = sums[i % 4][i / 4];
+      const __m512 sum = sum16(all);
+      _mm512_storeu_ps(totals, begin == 0 ? sum : _mm512_add_ps(_mm512_loadu_ps(totals), sum));
+    }
+#pragma GCC unroll 3
+    for (int t = kTogether; t < N; ++t) {
       const __m128 sum = sum4(sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
       float* to = totals + t * kQuad;
       _mm_store_ps(to, begin == 0 ? sum : _mm_add_ps(_mm_load_ps(to), sum));
@@ -317,11 +330,10 @@ struct WidePass {
   int64_t first, count;
 };
 
-// Rows [row_begin, row_end), not more than a section, times a pass of tokens; `next` is the pass that follows.
+// Rows [row_begin, row_end), not more than a section, times a pass of tokens; `next_rows` times `next` follows.
 template <bool kFp8>
-void multiply_pass(const Weight& w, int64_t row_begin, int64_t row_end, const float* const* x, const WidePass& pass,
-                   const WidePass& next, float* const* y, int64_t y_row) {
-  constexpr int64_t kElement = kFp8 ? 1 : 2;
+void multiply_pass(const Weight& w, int64_t row_begin, int64_t row_end, const NextRows& next_rows,
+                   const float* const* x, const WidePass& pass, const WidePass& next, float* const* y, int64_t y_row) {
   const int64_t tiles = (pass.count + kTileTokens - 1) / kTileTokens;
   const auto each = static_cast<size_t>(pass.count / tiles);
   const int64_t larger = pass.count % tiles;
@@ -340,14 +352,16 @@ void multiply_pass(const Weight& w, int64_t row_begin, int64_t row_end, const fl
     for (int64_t row = row_begin; row < row_end; row += kQuad, totals += pass.count * kQuad) {
       float* weights = wide_memory.weights;
       widen_quad<kFp8>(w, row, std::min<int64_t>(kQuad, row_end - row), begin, end, weights);
-      const bool more_rows = row + kQuad < row_end;
-      const int64_t next_row = more_rows ? row + kQuad : row_begin;
-      const int64_t next_begin = more_rows ? begin : end < w.cols ? end : 0;
-      requests.ask_rows(w.row(next_row) + next_begin * kElement, std::min<int64_t>(kQuad, row_end - next_row),
-                        w.row_stride * kElement, kBlockCols * kElement);
+      if (row + kQuad < row_end) {
+        requests.ask_rows({&w, row + kQuad, row_end}, begin);
+      } else if (end < w.cols) {
+        requests.ask_rows({&w, row_begin, row_end}, end);
+      } else {
+        requests.ask_rows(next_rows, 0);
+      }
       const int64_t tokens = larger * static_cast<int64_t>(each + 1);
-      if (larger > 0) kWideTiles[each](weights, x, larger, begin, cols, requests, totals);
-      kWideTiles[each - 1](weights, x + tokens, tiles - larger, begin, cols, requests, totals + tokens * kQuad);
+      if (larger > 0) kWideTiles[each](weights, x, larger, tiles - larger, begin, cols, requests, totals);
+      kWideTiles[each - 1](weights, x + tokens, tiles - larger, 0, begin, cols, requests, totals + tokens * kQuad);
     }
   }
   // A token's sums lie in as many places as there are quads: they are put side by side here, not by the tiles, whose
@@ -363,28 +377,32 @@ void multiply_pass(const Weight& w, int64_t row_begin, int64_t row_end, const fl
 
 template <bool kFp8>
 void wide_products(const Weight& w, int64_t row_begin, int64_t row_end, const float* const* x, int64_t T,
-                   float* const* y) {
+                   float* const* y, const NextRows& following) {
   const Groups passes(T, kPassTokens);
   const auto pass = [&](int64_t i) { return WidePass{passes.first(i), passes.size(i)}; };
   for (int64_t row = row_begin; row < row_end;) {
     const int64_t end = std::min(row_end, (row / kSectionRows + 1) * kSectionRows);
     for (int64_t i = 0; i < passes.count; ++i) {
-      multiply_pass<kFp8>(w, row, end, x, pass(i), pass((i + 1) % passes.count), y, row - row_begin);
+      const NextRows next = i + 1 < passes.count ? NextRows{&w, row, end}
+                            : end < row_end      ? NextRows{&w, end, row_end}
+                                                 : following;
+      multiply_pass<kFp8>(w, row, end, next, x, pass(i), pass((i + 1) % passes.count), y, row - row_begin);
     }
     row = end;
   }
 }
 
 template <bool kFp8>
-void products(const Weight& w, int64_t row_begin, int64_t row_end, const float* const* x, int64_t T, float* const* y) {
-  T <= kStreamTokens ? stream_products<kFp8>(w, row_begin, row_end, x, T, y)
-                     : wide_products<kFp8>(w, row_begin, row_end, x, T, y);
+void products(const Weight& w, int64_t row_begin, int64_t row_end, const float* const* x, int64_t T, float* const* y,
+              const NextRows& next) {
+  T <= kStreamTokens ? stream_products<kFp8>(w, row_begin, row_end, x, T, y, next)
+                     : wide_products<kFp8>(w, row_begin, row_end, x, T, y, next);
 }
 
 }  // namespace
 
 void FATHOM_AVX512(widened_rows)(const OperandView& x, const int32_t* row_index, int64_t T, const Weight& w,
-                                 int64_t row_begin, int64_t row_end, float* y, int64_t y_stride) {
+                                 int64_t row_begin, int64_t row_end, float* y, int64_t y_stride, const NextRows& next) {
   const FlushSubnormals flush;
   cast_tables.forget();
   for (int64_t t0 = 0; t0 < T; t0 += kMostTokens) {
@@ -395,8 +413,8 @@ void FATHOM_AVX512(widened_rows)(const OperandView& x, const int32_t* row_index,
       xs[t] = x.wide_row(row_index != nullptr ? row_index[t0 + t] : t0 + t);
       ys[t] = y + (t0 + t) * y_stride;
     }
-    w.dtype == DType::f8_e4m3 ? products<true>(w, row_begin, row_end, xs, n, ys)
-                              : products<false>(w, row_begin, row_end, xs, n, ys);
+    w.dtype == DType::f8_e4m3 ? products<true>(w, row_begin, row_end, xs, n, ys, next)
+                              : products<false>(w, row_begin, row_end, xs, n, ys, next);
   }
 }
 
