@@ -274,8 +274,10 @@ TEST_F(ResumeTest, NeverOverwritesSomethingElse) {
 }
 
 TEST_F(ResumeTest, AnInterruptedRunIsResumed) {
+  // Far more than any machine answers before it is interrupted.
+  constexpr int kPrompts = 1000;
   std::string prompts;
-  for (int i = 0; i < 60; ++i) prompts += "prompt " + std::to_string(i) + "\n";
+  for (int i = 0; i < kPrompts; ++i) prompts += "prompt " + std::to_string(i) + "\n";
   write_text(input_, prompts);
   const std::vector<std::string> command = {
       "generate", "--model", random_checkpoint(), "--input-file", input_, "--output-file", output_,
@@ -288,7 +290,7 @@ TEST_F(ResumeTest, AnInterruptedRunIsResumed) {
   const FathomRun resumed = run(input_);
   EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
   const auto results = json_lines(read_text(output_));
-  ASSERT_EQ(results.size(), 60u);
+  ASSERT_EQ(results.size(), static_cast<size_t>(kPrompts));
   for (size_t i = 0; i < results.size(); ++i) {
     EXPECT_EQ(results[i].at("index"), i);
     if (i < kept) {
