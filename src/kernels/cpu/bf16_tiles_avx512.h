@@ -1,6 +1,6 @@
 #pragma once
-// What the products of BF16 operands on AVX-512 have in common: columns, tables of casts, groups of tokens, requests for
-// memory. Only for files that are compiled for AVX-512; everything has internal linkage.
+// What the products of BF16 operands on AVX-512 have in common: columns, tables of casts, groups of tokens, requests
+// for memory. Only for files that are compiled for AVX-512; everything has internal linkage.
 #include <immintrin.h>
 
 #include <algorithm>

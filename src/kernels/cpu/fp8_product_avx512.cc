@@ -114,8 +114,8 @@ void fp8_rows_by_instruction(const OperandView& x, const int32_t* row_index, int
 
 // ---- Bf16Dot::fma ----
 //
-// Both sides are widened to float32 first (see bf16_avx512.h), the tokens with their operand. Four rows and three tokens have their sums and their
-// totals in registers.
+// Both sides are widened to float32 first (see bf16_avx512.h), the tokens with their operand. Four rows and three
+// tokens have their sums and their totals in registers.
 
 constexpr int kWideRows = 4;
 constexpr int kWideTokens = 3;

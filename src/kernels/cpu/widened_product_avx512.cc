@@ -155,16 +155,17 @@ void stream_tile(const Weight& w, const float* const* x, const StreamTile& tile,
 
 constexpr int kStreamTileTokens = 4;
 template <bool kFp8, int R>
-constexpr auto kStreamTileOf = std::array{stream_tile<kFp8, R, 1>, stream_tile<kFp8, R, 2>, stream_tile<kFp8, R, 3>,
-                                          stream_tile<kFp8, R, 4>};
+constexpr auto kStreamTileOf =
+    std::array{stream_tile<kFp8, R, 1>, stream_tile<kFp8, R, 2>, stream_tile<kFp8, R, 3>, stream_tile<kFp8, R, 4>};
 
 template <bool kFp8>
 void stream_products(const Weight& w, int64_t row_begin, int64_t row_end, const float* const* x, int64_t T,
                      float* const* y, const NextRows& next) {
-  stream_tiles<kFp8, kAheadBytes>(w, row_begin, row_end, next, Groups(T, kStreamTileTokens), [&](const StreamTile& tile) {
-    const auto& tiles = tile.rows == 4 ? kStreamTileOf<kFp8, 4> : kStreamTileOf<kFp8, 1>;
-    tiles[static_cast<size_t>(tile.count - 1)](w, x + tile.first, tile, y + tile.first);
-  });
+  stream_tiles<kFp8, kAheadBytes>(
+      w, row_begin, row_end, next, Groups(T, kStreamTileTokens), [&](const StreamTile& tile) {
+        const auto& tiles = tile.rows == 4 ? kStreamTileOf<kFp8, 4> : kStreamTileOf<kFp8, 1>;
+        tiles[static_cast<size_t>(tile.count - 1)](w, x + tile.first, tile, y + tile.first);
+      });
 }
 
 // ---- more tokens: four rows of a block of columns are widened into the first-level cache, and tokens pass ----
@@ -213,19 +214,19 @@ void widen_quad(const Weight& w, int64_t row, int64_t n, int64_t begin, int64_t 
   }
 }
 
-// Two runs of memory that a tile asks for while it multiplies, a line or half of one (`step` bytes) of each for every 32
-// columns.
+// Two runs of memory that a tile asks for while it multiplies, a line or half of one (`step` bytes) of each for every
+// 32 columns.
 struct WideAhead {
   const char* run[2];
   int64_t step;
 };
 
-// What is asked for in the course of the tiles of a quad: some of the tokens that come after this block of columns, then
-// the rows of the next quad.
+// What is asked for in the course of the tiles of a quad: some of the tokens that come after this block of columns,
+// then the rows of the next quad.
 class WideRequests {
  public:
-  // Columns from `begin` on of the tokens [first, first + count), in the course of `quads` quads of `tiles` tiles: all at
-  // once they would push out what is in use.
+  // Columns from `begin` on of the tokens [first, first + count), in the course of `quads` quads of `tiles` tiles: all
+  // at once they would push out what is in use.
   void ask_tokens(const float* const* x, int64_t first, int64_t count, int64_t begin, int64_t quads) {
     x_ = x;
     token_ = first;
@@ -322,8 +323,8 @@ void wide_tiles(const float* weights, const float* const* x, int64_t tiles, int6
     }
   }
 }
-constexpr auto kWideTiles = std::array{wide_tiles<1>, wide_tiles<2>, wide_tiles<3>,
-                                       wide_tiles<4>, wide_tiles<5>, wide_tiles<6>};
+constexpr auto kWideTiles =
+    std::array{wide_tiles<1>, wide_tiles<2>, wide_tiles<3>, wide_tiles<4>, wide_tiles<5>, wide_tiles<6>};
 
 // Tokens [first, first + count), all tiles of which have the same number or one more.
 struct WidePass {
