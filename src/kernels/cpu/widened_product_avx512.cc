@@ -225,7 +225,7 @@ struct WideAhead {
 // then the rows of the next quad.
 class WideRequests {
  public:
-  // Columns from `begin` on of the tokens [first, first + count), in the course of `quads` quads of `tiles` tiles: all
+  // Columns from `begin` on of the tokens [first, first + count), in the course of `quads` quads: all
   // at once they would push out what is in use.
   void ask_tokens(const float* const* x, int64_t first, int64_t count, int64_t begin, int64_t quads) {
     x_ = x;
