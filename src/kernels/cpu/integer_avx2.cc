@@ -33,6 +33,14 @@ struct Avx2Vec : Avx2Vector {
 };
 
 constexpr size_t kPrefetchBytes = 4096;
+// And so many bytes further into the second-level cache alone (see integer_avx512.cc).
+constexpr size_t kFartherBytes = 1024;
+
+FATHOM_INLINED inline void ask_ahead(const uint8_t* p) {
+  const auto* line = reinterpret_cast<const char*>(p) + kPrefetchBytes;
+  _mm_prefetch(line, _MM_HINT_T0);
+  _mm_prefetch(line + kFartherBytes, _MM_HINT_T1);
+}
 
 // vpmaddubsw adds two products of an unsigned and a signed byte in 16 bits with saturation, so
 //   8 bits: Σ |w| · (q with the sign of w), w = code − 128: at most 2 · 128 · 127, less than 2^15;
@@ -73,9 +81,7 @@ struct Avx2Tiles {
         }
         if (Tokens::streamed && h % 2 == 0) {
           // The codes' prefetch leaves out what stands before the codes of the next panel, less its first 4 KB.
-          _mm_prefetch(
-              reinterpret_cast<const char*>(own) + layout.bytes + kPrefetchBytes + static_cast<size_t>(g) * head_step,
-              _MM_HINT_T0);
+          ask_ahead(own + layout.bytes + static_cast<size_t>(g) * head_step);
         }
       }
       const int64_t end = (g - group_begin + 1) * units;
@@ -106,7 +112,7 @@ struct Avx2Tiles {
       const __m256i half = _mm256_set1_epi8(static_cast<char>(0x80));
       for (int step = 0; step < 8; ++step) {
         for (int r = 0; r < R; ++r) {
-          if constexpr (streamed) _mm_prefetch(reinterpret_cast<const char*>(codes[r]) + kPrefetchBytes, _MM_HINT_T0);
+          if constexpr (streamed) ask_ahead(codes[r]);
           for (int h = 0; h < 2; ++h) {
             const __m256i value = _mm256_xor_si256(load(codes[r] + 32 * h), half);
             const __m256i magnitude = _mm256_abs_epi8(value);
@@ -127,7 +133,7 @@ struct Avx2Tiles {
       }
       for (int step = 0; step < 4; ++step) {
         for (int r = 0; r < R; ++r) {
-          if constexpr (streamed) _mm_prefetch(reinterpret_cast<const char*>(codes[r]) + kPrefetchBytes, _MM_HINT_T0);
+          if constexpr (streamed) ask_ahead(codes[r]);
           for (int h = 0; h < 2; ++h) {
             const __m256i both = load(codes[r] + 32 * h);
             const __m256i low = _mm256_and_si256(both, nibble);
