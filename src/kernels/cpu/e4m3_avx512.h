@@ -84,40 +84,34 @@ inline void unpack_with_signs(__m512i codes, __m512i low, __m512i high, __m512i*
   *last = _mm512_unpackhi_epi8(low, high);
 }
 
-struct E4m3Decoder {
+// Looks up by vpermi2b, or by half-tables chosen by a mask: five instructions where two vpermi2b are six operations on
+// Intel's cores (and two on AMD's).
+template <bool kMask>
+struct E4m3DecoderBy {
   __m512i low[2], high[2];
 
-  explicit E4m3Decoder(const uint8_t* table)
+  explicit E4m3DecoderBy(const uint8_t* table)
       : low{_mm512_load_si512(table), _mm512_load_si512(table + 64)},
         high{_mm512_load_si512(table + 128), _mm512_load_si512(table + 192)} {}
 
-  // 64 codes → their values in order, BF16: first 32, last 32. vpermi2b reads seven bits of an index, so the sign needs
+  // 64 codes → their values in order, BF16: first 32, last 32. Look-ups read seven bits of an index, so the sign needs
   // no masking away.
   void decode(__m512i codes, __m512i* first, __m512i* last) const {
     codes = ordered_for_unpack(codes);
-    const __m512i l = _mm512_permutex2var_epi8(low[0], codes, low[1]);
-    const __m512i h = _mm512_permutex2var_epi8(high[0], codes, high[1]);
-    unpack_with_signs(codes, l, h, first, last);
+    if constexpr (kMask) {
+      const __mmask64 upper = _mm512_test_epi8_mask(codes, _mm512_set1_epi8(64));
+      const auto look_up = [&](const __m512i(&table)[2]) {
+        return _mm512_mask_permutexvar_epi8(_mm512_permutexvar_epi8(codes, table[0]), upper, codes, table[1]);
+      };
+      unpack_with_signs(codes, look_up(low), look_up(high), first, last);
+    } else {
+      unpack_with_signs(codes, _mm512_permutex2var_epi8(low[0], codes, low[1]),
+                        _mm512_permutex2var_epi8(high[0], codes, high[1]), first, last);
+    }
   }
 };
-
-// The same with half-tables chosen by a mask: five instructions where two vpermi2b are six operations on Intel's cores
-// (and two on AMD's).
-struct E4m3MaskDecoder {
-  __m512i low[2], high[2];
-
-  explicit E4m3MaskDecoder(const uint8_t* table)
-      : low{_mm512_load_si512(table), _mm512_load_si512(table + 64)},
-        high{_mm512_load_si512(table + 128), _mm512_load_si512(table + 192)} {}
-
-  void decode(__m512i codes, __m512i* first, __m512i* last) const {
-    codes = ordered_for_unpack(codes);
-    const __mmask64 upper = _mm512_test_epi8_mask(codes, _mm512_set1_epi8(64));
-    const __m512i l = _mm512_mask_permutexvar_epi8(_mm512_permutexvar_epi8(codes, low[0]), upper, codes, low[1]);
-    const __m512i h = _mm512_mask_permutexvar_epi8(_mm512_permutexvar_epi8(codes, high[0]), upper, codes, high[1]);
-    unpack_with_signs(codes, l, h, first, last);
-  }
-};
+using E4m3Decoder = E4m3DecoderBy<false>;
+using E4m3MaskDecoder = E4m3DecoderBy<true>;
 
 }  // namespace
 }  // namespace fathom
