@@ -117,6 +117,23 @@ inline void add_products_bf16(const TileRows<R>& rows, const uint16_t* const* x,
   }
 }
 
+// Puts the sums of a block of columns into y (the first block, `begin` = 0) or adds them to it.
+template <int R, int N>
+inline void finish_tile(const __m512 (&sums)[R][N], int64_t begin, int64_t spacing, float* const* y, int64_t y_row) {
+#pragma GCC unroll 6
+  for (int t = 0; t < N; ++t) {
+    const __m128 block = sum4(sums[0][t], sums[1 % R][t], sums[2 % R][t], sums[3 % R][t]);
+    float* out = y[t] + y_row;
+    if (R == 4 && spacing == 1) {
+      _mm_storeu_ps(out, begin == 0 ? block : _mm_add_ps(_mm_loadu_ps(out), block));
+    } else {
+      alignas(16) float part[4];
+      _mm_store_ps(part, block);
+      for (int r = 0; r < R; ++r) out[r * spacing] = begin == 0 ? part[r] : out[r * spacing] + part[r];
+    }
+  }
+}
+
 // Block [begin, end) of the sum of R rows and N tokens.
 template <bool kFp8, int R, int N>
 void tile(const Weight& w, const uint8_t* tables, int64_t row, int64_t spacing, const uint16_t* const* x, int64_t begin,

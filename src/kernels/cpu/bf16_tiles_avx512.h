@@ -62,23 +62,6 @@ struct Groups {
   int64_t size(int64_t g) const { return first(g + 1) - first(g); }
 };
 
-// Puts the sums of a block of columns into y (the first block, `begin` = 0) or adds them to it.
-template <int R, int N>
-inline void finish_tile(const __m512 (&sums)[R][N], int64_t begin, int64_t spacing, float* const* y, int64_t y_row) {
-#pragma GCC unroll 6
-  for (int t = 0; t < N; ++t) {
-    const __m128 block = sum4(sums[0][t], sums[1 % R][t], sums[2 % R][t], sums[3 % R][t]);
-    float* out = y[t] + y_row;
-    if (R == 4 && spacing == 1) {
-      _mm_storeu_ps(out, begin == 0 ? block : _mm_add_ps(_mm_loadu_ps(out), block));
-    } else {
-      alignas(16) float part[4];
-      _mm_store_ps(part, block);
-      for (int r = 0; r < R; ++r) out[r * spacing] = begin == 0 ? part[r] : out[r * spacing] + part[r];
-    }
-  }
-}
-
 // A tile of the walk of few tokens: `rows` (4 or 1) rows from `row` on, one each `spacing`, times tokens
 // [first, first + count).
 struct StreamTile {
