@@ -1,6 +1,7 @@
 #include "kernels/cpu/bf16_product_avx2.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #if defined(__x86_64__)
@@ -17,8 +18,11 @@ namespace {
 constexpr int64_t kStep = 32;
 // Columns of a piece of a row: codes of a piece share their scale.
 constexpr int64_t kPiece = 128;
-// How far ahead of each run of rows the next bytes are asked for (see bf16_product_avx512.cc).
-constexpr int64_t kAheadBytes = 2048;
+// Runs of rows that are read side by side, how far ahead of each the next bytes are asked for, and how much further
+// for the second-level cache alone (see widened_product_avx512.cc).
+constexpr int64_t kRuns = 8;
+constexpr int64_t kAheadBytes = 512;
+constexpr int64_t kFartherBytes = 512;
 
 // ---- FP8 to BF16 ----
 //
@@ -232,24 +236,50 @@ struct Constants {
   __m256i nibble = _mm256_set1_epi8(15);
   __m256i high = high_parts();
   __m256i odd = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
-  Constants() { asm("" : "+x"(magnitude), "+x"(eight), "+x"(nibble), "+x"(high), "+x"(odd)); }
+  __m256i nine = _mm256_set1_epi8(9);
+  Constants() { asm("" : "+x"(magnitude), "+x"(eight), "+x"(nibble), "+x"(high), "+x"(odd), "+x"(nine)); }
 };
 
-// A piece of codes times one token. A piece of a checkpoint's weights has seldom a code with e = 0, so the piece is
-// added as if it had none, 19 instructions for 32 codes; if it had one, or one that is not a number, what was added is
-// dropped and the piece cast first.
-inline void add_codes(const std::byte* at, int64_t n, const CastTable& table, const Constants& constants,
-                      const float* x, Sums* sums) {
-  if (n == kPiece && table.regular) {
-    __m256 even = sums->even;
-    __m256 odd = sums->odd;
-    const __m256i low_table = broadcast(table.low);
-    const __m256i high_table = broadcast(table.high);
+// Any codes of a piece times one token.
+[[gnu::noinline]] void add_any_codes(const std::byte* at, int64_t n, const CastTable& table, const float* x,
+                                     Sums* sums) {
+  alignas(32) float values[kPiece];
+  cast_codes(at, n, table, values);
+  sums->add_values(values, whole_steps(n), x);
+}
+
+// Column k of each row and what follows is asked for, a piece at a time: `ahead` further into the first-level cache,
+// and a little further into the second-level one (see widened_product_avx512.cc). Always inlined: g++ 12 takes a
+// function that only prefetches for one that does nothing.
+template <int64_t kBytes>
+__attribute__((always_inline)) inline void ask_ahead(const std::byte* at, int64_t ahead) {
+  const auto* from = reinterpret_cast<const char*>(at) + ahead;
+  for (int64_t line = 0; line < kBytes; line += 64) {
+    _mm_prefetch(from + line, _MM_HINT_T0);
+    _mm_prefetch(from + line + kFartherBytes, _MM_HINT_T1);
+  }
+}
+
+// A whole piece of codes, column k on, of R rows times one token; `table` is regular. A piece of a checkpoint's weights
+// has seldom a code with e = 0, so a row's piece is added as if it had none, 19 instructions for 32 codes; if it had
+// one, or one that is not a number, what was added is dropped and the piece cast first.
+template <int R>
+inline void add_codes(const std::byte* const (&rows)[R], int64_t k, int64_t ahead, const CastTable& table,
+                      const Constants& constants, const float* x, Sums (&sums)[R]) {
+  const __m256i low_table = broadcast(table.low);
+  const __m256i high_table = broadcast(table.high);
+  unsigned irregular = 0;
+#pragma GCC unroll 1
+  for (int r = 0; r < R; ++r) {
+    const std::byte* at = rows[r] + k;
+    ask_ahead<kPiece>(at, ahead);
+    __m256 even = sums[r].even;
+    __m256 odd = sums[r].odd;
     __m256i greatest = _mm256_setzero_si256();
     // Not unrolled: g++ 12 would move the instructions of several steps so far apart that registers do not suffice.
 #pragma GCC unroll 1
-    for (int64_t k = 0; k < kPiece; k += kStep) {
-      const __m256i codes = load(at + k);
+    for (int64_t i = 0; i < kPiece; i += kStep) {
+      const __m256i codes = load(at + i);
       const __m256i index = _mm256_sub_epi8(_mm256_and_si256(codes, constants.magnitude), constants.eight);
       greatest = _mm256_max_epu8(greatest, index);
       const __m256i low = _mm256_shuffle_epi8(low_table, index);
@@ -259,21 +289,24 @@ inline void add_codes(const std::byte* at, int64_t n, const CastTable& table, co
       const __m256i first = _mm256_unpacklo_epi8(low, high);
       const __m256i last = _mm256_unpackhi_epi8(low, high);
       const auto odd_of = [&](__m256i v) { return _mm256_castsi256_ps(_mm256_and_si256(v, constants.odd)); };
-      even = _mm256_fmadd_ps(even_values(first), _mm256_loadu_ps(x + k), even);
-      odd = _mm256_fmadd_ps(odd_of(first), _mm256_loadu_ps(x + k + 8), odd);
-      even = _mm256_fmadd_ps(even_values(last), _mm256_loadu_ps(x + k + 16), even);
-      odd = _mm256_fmadd_ps(odd_of(last), _mm256_loadu_ps(x + k + 24), odd);
+      even = _mm256_fmadd_ps(even_values(first), _mm256_loadu_ps(x + i), even);
+      odd = _mm256_fmadd_ps(odd_of(first), _mm256_loadu_ps(x + i + 8), odd);
+      even = _mm256_fmadd_ps(even_values(last), _mm256_loadu_ps(x + i + 16), even);
+      odd = _mm256_fmadd_ps(odd_of(last), _mm256_loadu_ps(x + i + 24), odd);
     }
     // 0x77 is not a number, 0xf8 and above have e = 0.
-    if (_mm256_movemask_epi8(_mm256_adds_epu8(greatest, _mm256_set1_epi8(9))) == 0) {
-      sums->even = even;
-      sums->odd = odd;
-      return;
+    if (_mm256_movemask_epi8(_mm256_adds_epu8(greatest, constants.nine)) != 0) {
+      irregular |= 1u << r;
+      continue;
     }
+    sums[r].even = even;
+    sums[r].odd = odd;
   }
-  alignas(32) float values[kPiece];
-  cast_codes(at, n, table, values);
-  sums->add_values(values, whole_steps(n), x);
+  // Afterwards: a call among the rows would cost the constants their registers.
+  for (; irregular != 0; irregular &= irregular - 1) {
+    const int r = std::countr_zero(irregular);
+    add_any_codes(rows[r] + k, kPiece, table, x, &sums[r]);
+  }
 }
 
 inline void add_bf16(const std::byte* at, int64_t n, const float* x, Sums* sums) {
@@ -302,31 +335,25 @@ void row_products(const Weight& w, const CastTable* tables, int64_t row, int64_t
   Sums sums[R];
   const Constants constants;
   for_pieces<kFp8>(w, tables, 0, w.cols, [&](int64_t k, int64_t n, const CastTable* table) {
-    const auto one_row = [&](int r) {
+    if constexpr (kFp8) {
+      if (n == kPiece && table->regular) return add_codes(rows, k, ahead, *table, constants, x + k, sums);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
       const std::byte* at = rows[r] + k * kElement;
-      for (int64_t line = 0; line < kPiece * kElement; line += 64) {
-        _mm_prefetch(reinterpret_cast<const char*>(at) + ahead + line, _MM_HINT_T0);
-      }
+      ask_ahead<kPiece * kElement>(at, ahead);
       if constexpr (kFp8) {
-        add_codes(at, n, *table, constants, x + k, &sums[r]);
+        add_any_codes(at, n, *table, x + k, &sums[r]);
       } else {
         add_bf16(at, n, x + k, &sums[r]);
       }
-    };
-    // The look-ups of one row fill the registers; of BF16, rows side by side share the tokens' values.
-    if constexpr (kFp8) {
-#pragma GCC unroll 1
-      for (int r = 0; r < R; ++r) one_row(r);
-    } else {
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) one_row(r);
     }
   });
   for (int r = 0; r < R; ++r) y[r * spacing] = sums[r].total();
 }
 
-// One token: rows that share their scales are cut into four runs that are read side by side (see
-// bf16_product_avx512.cc).
+// One token: rows that share their scales are cut into runs that are read side by side (see
+// bf16_tiles_avx512.h).
 template <bool kFp8>
 void stream_products(const Weight& w, int64_t row_begin, int64_t row_end, const float* x, float* y) {
   constexpr int64_t kElement = kFp8 ? 1 : 2;
@@ -335,15 +362,15 @@ void stream_products(const Weight& w, int64_t row_begin, int64_t row_end, const 
   for (int64_t row = row_begin; row < row_end;) {
     const int64_t end = std::min(row_end, (row / step + 1) * step);
     const CastTable* tables = kFp8 ? cast_tables.of_row(w, row) : nullptr;
-    const int64_t length = (end - row) / 4;
+    const int64_t length = (end - row) / kRuns;
     for (int64_t i = 0; i < length; ++i) {
       // Behind a run's last bytes come those that its thread reads next: the runs of the next rows begin as far behind
       // the present ones as these rows are many.
       const bool in_run = i * row_bytes + 2 * kAheadBytes <= length * row_bytes || end == row_end;
       const int64_t ahead = kAheadBytes + (in_run ? 0 : (end - row - length) * row_bytes);
-      row_products<kFp8, 4>(w, tables, row + i, length, ahead, x, y + (row + i - row_begin));
+      row_products<kFp8, kRuns>(w, tables, row + i, length, ahead, x, y + (row + i - row_begin));
     }
-    for (int64_t r = row + 4 * length; r < end; ++r) {
+    for (int64_t r = row + kRuns * length; r < end; ++r) {
       row_products<kFp8, 1>(w, tables, r, 1, kAheadBytes, x, y + (r - row_begin));
     }
     row = end;

@@ -170,8 +170,10 @@ template <bool kFp8>
 void stream_products(const Weight& w, int64_t row_begin, int64_t row_end, const uint16_t* const* x, int64_t T,
                      float* const* y) {
   const DotScope scope;
-  stream_tiles<kFp8, kAheadBytes>(w, row_begin, row_end, {}, Groups(T, kTileTokens<kFp8>), [&](const StreamTile& at) {
-    const Tile* tiles = at.rows == 4 ? kTileOf<kFp8, 4> : kTileOf<kFp8, 1>;
+  constexpr int64_t kRuns = 4;
+  const Groups groups(T, kTileTokens<kFp8>);
+  stream_tiles<kFp8, kAheadBytes, kRuns>(w, row_begin, row_end, {}, groups, [&](const StreamTile& at) {
+    const Tile* tiles = at.rows == kRuns ? kTileOf<kFp8, kRuns> : kTileOf<kFp8, 1>;
     for (int64_t begin = 0; begin < w.cols; begin += kBlockCols) {
       Ahead ahead;
       ahead.rows = at.ahead_of(begin);

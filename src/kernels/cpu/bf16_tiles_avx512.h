@@ -62,8 +62,8 @@ struct Groups {
   int64_t size(int64_t g) const { return first(g + 1) - first(g); }
 };
 
-// A tile of the walk of few tokens: `rows` (4 or 1) rows from `row` on, one each `spacing`, times tokens
-// [first, first + count).
+// A tile of the walk of few tokens: `rows` (as many as there are runs, or 1) rows from `row` on, one each `spacing`,
+// times tokens [first, first + count).
 struct StreamTile {
   const uint8_t* tables;  // of the casts of these rows, FP8 only
   int64_t rows, row, spacing, y_row;
@@ -75,36 +75,36 @@ struct StreamTile {
   int64_t ahead_of(int64_t column) const { return column < turn ? ahead : ahead_at_turn; }
 };
 
-// Few tokens. Rows that share their casts are cut into four runs that are read side by side along the rows: that keeps
-// the memory busy (one token, FP8: one run 54 % of a streaming read, two 85 %, four 98 %, eight 74 %). The next
-// `kAhead` bytes of each are to be asked for. The first group of tokens brings a row into the cache. Calls
-// tile(StreamTile) for all.
-template <bool kFp8, int64_t kAhead, class Tile>
+// Few tokens. Rows that share their casts are cut into `kRuns` runs that are read side by side along the rows: that
+// keeps the memory busy (how many are best, and how far ahead of each to ask, depends on the machine:
+// docs/performance.md, *What was tried*). The next `kAhead` bytes of each are to be asked for. The first group of
+// tokens brings a row into the cache. Calls tile(StreamTile) for all.
+template <bool kFp8, int64_t kAhead, int64_t kRuns, class Tile>
 void stream_tiles(const Weight& w, int64_t row_begin, int64_t row_end, const NextRows& following, const Groups& groups,
                   const Tile& tile) {
   constexpr int64_t kElement = kFp8 ? 1 : 2;
   const int64_t row_bytes = w.row_stride * kElement;
-  // The four runs of FP8 share their tables, so they lie in one row of blocks.
+  // The runs of FP8 share their tables, so they lie in one row of blocks.
   const int64_t step = kFp8 ? w.block_rows : 128;
   for (int64_t row = row_begin; row < row_end;) {
     const int64_t end = std::min(row_end, (row / step + 1) * step);
-    const int64_t length = (end - row) / 4;
+    const int64_t length = (end - row) / kRuns;
     StreamTile at;
     at.tables = kFp8 ? cast_tables.of_row(w, row) : nullptr;
     const NextRows next = end < row_end ? NextRows{&w, end, std::min(row_end, end + step)} : following;
     at.ahead_at_turn = 0;
     if (next.weight != nullptr && next.weight->data != nullptr && next.weight->dtype == w.dtype &&
-        next.weight->row_stride == w.row_stride && (next.end - next.begin) / 4 == length) {
-      // All four runs of the next rows begin equally far from where the present ones end.
+        next.weight->row_stride == w.row_stride && (next.end - next.begin) / kRuns == length) {
+      // All runs of the next rows begin equally far from where the present ones end.
       at.ahead_at_turn = kAhead - length * row_bytes +
                          static_cast<int64_t>(reinterpret_cast<intptr_t>(next.weight->row(next.begin)) -
                                               reinterpret_cast<intptr_t>(w.row(row)));
     }
-    for (int64_t i = 0; i < end - row - 3 * length; ++i) {
+    for (int64_t i = 0; i < end - row - (kRuns - 1) * length; ++i) {
       const bool run = i < length;
-      at.rows = run ? 4 : 1;
+      at.rows = run ? kRuns : 1;
       at.spacing = run ? length : 1;
-      at.row = run ? row + i : row + 3 * length + i;
+      at.row = run ? row + i : row + (kRuns - 1) * length + i;
       at.y_row = at.row - row_begin;
       at.ahead = kAhead;
       at.turn = std::min(w.cols, ((length - i) * row_bytes - 2 * kAhead) / kElement);

@@ -54,8 +54,8 @@ inline void for_scales(const Weight& w, const uint8_t* tables, int64_t begin, in
 // How far ahead of each run of rows the next bytes are asked for: into the first-level cache, and a little further into
 // the second-level one. Requests of the first-level cache are few on Intel's cores, and the memory is too far away for
 // them (docs/performance.md, *What was tried*).
-constexpr int64_t kAheadBytes = 768;
-constexpr int64_t kFartherBytes = 1024;
+constexpr int64_t kAheadBytes = 512;
+constexpr int64_t kFartherBytes = 512;
 
 // Always inlined: g++ 12 takes a function that only prefetches for one that does nothing.
 __attribute__((always_inline)) inline void ask_ahead(const std::byte* at, int64_t ahead) {
@@ -102,7 +102,7 @@ inline void add_products_bf16(const TileRows<R>& rows, const float* const (&x)[N
   for_columns<32, 2>(begin, end, [&](int64_t k, auto load) {
     __m512 odd[R];
     __m512 even[R];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       ask_ahead(rows.at[r] + 2 * k, ahead);
       const __m512i bits = load(rows.at[r] + 2 * k);
@@ -113,7 +113,7 @@ inline void add_products_bf16(const TileRows<R>& rows, const float* const (&x)[N
     for (int t = 0; t < N; ++t) {
       const __m512 x_odd = _mm512_loadu_ps(x[t] + k);
       const __m512 x_even = _mm512_loadu_ps(x[t] + k + 16);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         sums[r][t] = _mm512_fmadd_ps(even[r], x_even, _mm512_fmadd_ps(odd[r], x_odd, sums[r][t]));
       }
@@ -126,11 +126,12 @@ void stream_tile(const Weight& w, const float* const* x, const StreamTile& tile,
   const TileRows<R> rows(w, tile.row, tile.spacing, kFp8 ? 1 : 2);
   const float* tokens[N];
   for (int t = 0; t < N; ++t) tokens[t] = x[t];
-  __m128 totals[N];
+  constexpr int kQuads = (R + 3) / 4;
+  __m128 totals[kQuads][N];
   for (int64_t begin = 0; begin < w.cols; begin += kBlockCols) {
     const int64_t end = std::min(w.cols, begin + kBlockCols);
     __m512 sums[R][N];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
       for (int t = 0; t < N; ++t) sums[r][t] = _mm512_setzero_ps();
@@ -140,20 +141,24 @@ void stream_tile(const Weight& w, const float* const* x, const StreamTile& tile,
     } else {
       add_products_bf16<R, N>(rows, tokens, begin, end, tile.ahead_of(begin), sums);
     }
+#pragma GCC unroll 2
+    for (int q = 0; q < kQuads; ++q) {
 #pragma GCC unroll 4
-    for (int t = 0; t < N; ++t) {
-      const __m128 sum = sum4(sums[0][t], sums[1 % R][t], sums[2 % R][t], sums[3 % R][t]);
-      totals[t] = begin == 0 ? sum : _mm_add_ps(totals[t], sum);
+      for (int t = 0; t < N; ++t) {
+        const auto of = [&](int r) { return sums[(4 * q + r) % R][t]; };
+        const __m128 sum = sum4(of(0), of(1), of(2), of(3));
+        totals[q][t] = begin == 0 ? sum : _mm_add_ps(totals[q][t], sum);
+      }
     }
   }
   for (int t = 0; t < N; ++t) {
-    alignas(16) float part[4];
-    _mm_store_ps(part, totals[t]);
+    alignas(16) float part[4 * kQuads];
+    for (int q = 0; q < kQuads; ++q) _mm_store_ps(part + 4 * q, totals[q][t]);
     for (int r = 0; r < R; ++r) y[t][tile.y_row + r * tile.spacing] = part[r];
   }
 }
 
-constexpr int kStreamTileTokens = 4;
+constexpr int64_t kStreamTileTokens = 4;
 template <bool kFp8, int R>
 constexpr auto kStreamTileOf =
     std::array{stream_tile<kFp8, R, 1>, stream_tile<kFp8, R, 2>, stream_tile<kFp8, R, 3>, stream_tile<kFp8, R, 4>};
@@ -161,11 +166,18 @@ constexpr auto kStreamTileOf =
 template <bool kFp8>
 void stream_products(const Weight& w, int64_t row_begin, int64_t row_end, const float* const* x, int64_t T,
                      float* const* y, const NextRows& next) {
-  stream_tiles<kFp8, kAheadBytes>(
-      w, row_begin, row_end, next, Groups(T, kStreamTileTokens), [&](const StreamTile& tile) {
-        const auto& tiles = tile.rows == 4 ? kStreamTileOf<kFp8, 4> : kStreamTileOf<kFp8, 1>;
-        tiles[static_cast<size_t>(tile.count - 1)](w, x + tile.first, tile, y + tile.first);
-      });
+  if (T == 1) {
+    stream_tiles<kFp8, kAheadBytes, 8>(w, row_begin, row_end, next, Groups(1, 1), [&](const StreamTile& tile) {
+      tile.rows == 8 ? stream_tile<kFp8, 8, 1>(w, x, tile, y) : stream_tile<kFp8, 1, 1>(w, x, tile, y);
+    });
+    return;
+  }
+  // The sums of more tokens and eight rows do not fit into the registers.
+  const Groups groups(T, kStreamTileTokens);
+  stream_tiles<kFp8, kAheadBytes, 4>(w, row_begin, row_end, next, groups, [&](const StreamTile& tile) {
+    const auto& tiles = tile.rows == 4 ? kStreamTileOf<kFp8, 4> : kStreamTileOf<kFp8, 1>;
+    tiles[static_cast<size_t>(tile.count - 1)](w, x + tile.first, tile, y + tile.first);
+  });
 }
 
 // ---- more tokens: four rows of a block of columns are widened into the first-level cache, and tokens pass ----
