@@ -282,8 +282,12 @@ TEST(Linear, AnyCodesAndAnyScaleGiveTheBitsOfTheCast) {
   constexpr int64_t rows = 11;
   constexpr int64_t cols = 512;
   std::mt19937 random(21);
-  for (const float scale : {1.0f, 0.37f, -2.5f, 3e-5f, 0x1.7p-118f, 0x1.3p-119f, 0x1.5p-126f, 0x1.9p118f, 0x1.9p120f}) {
-    for (const int least : {8, 0}) {
+  std::vector<float> all = {-2.5f, 3e-5f, 0x1.7p-118f, 0x1.3p-119f, 0x1.5p-126f, 0x1.9p118f, 0x1.9p120f};
+  // Products with another mantissa each reach the next power of two, the exponent of mantissa 8 being even or odd.
+  for (int i = 0; i < 32; ++i) all.push_back((1.0f + static_cast<float>(i / 2) / 16) * (i % 2 == 0 ? 0.25f : 0.5f));
+  for (const float scale : all) {
+    // AVX2 takes other ways where a code is below 8, or below 16.
+    for (const int least : {16, 8, 0}) {
       for (const bool nan : {false, true}) {
         std::vector<uint8_t> codes(rows * cols);
         for (uint8_t& code : codes) {

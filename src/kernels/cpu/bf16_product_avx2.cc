@@ -39,8 +39,15 @@ struct alignas(16) CastTable {
   // Of e = 0, from index 8 on.
   uint8_t small_low[16];
   uint8_t small_high[16];
-  float scale;
+  // Bytes of the values by the low and the high half of code - `offset`, and what brings the greatest such magnitude of
+  // codes that these tables have to 127 (see `add_codes`).
+  uint8_t fast_low[16];
+  uint8_t fast_high[16];
+  uint8_t offset;
+  uint8_t to_greatest;
+  bool doubled;  // the values by the fast tables are twice as large
   bool regular;  // the tables hold; or each code is cast alone
+  float scale;
 };
 
 inline __m128i low_bytes(__m128i a, __m128i b) {
@@ -68,6 +75,24 @@ void make_table(float scale, CastTable* table) {
   store(table->high, high_bytes(odd, even));
   store(table->small_low, low_bytes(_mm_setzero_si128(), small));
   store(table->small_high, high_bytes(_mm_setzero_si128(), small));
+  if (!table->regular) return;
+  // As if e were 0: their exponents, and the first mantissa that has one more than mantissa 0 has.
+  alignas(16) uint16_t of_0[8];
+  _mm_store_si128(reinterpret_cast<__m128i*>(of_0), even);
+  const int exponent = of_0[0] >> 7;
+  const auto carries = [&](uint16_t value) { return value >> 7 != exponent; };
+  const int first = static_cast<int>(std::find_if(of_0, of_0 + 8, carries) - of_0);
+  const int offset = first == 8 ? 8 : first + 8;
+  // A code's exponent is that of its bits less the offset, and `base`.
+  int base = exponent + 1 + (offset - first) / 8;
+  table->doubled = base % 2 != 0;
+  base += table->doubled ? 1 : 0;
+  for (int i = 0; i < 16; ++i) {
+    table->fast_low[i] = static_cast<uint8_t>((i & 8) << 4 | (of_0[(i + offset) & 7] & 0x7f));
+    table->fast_high[i] = static_cast<uint8_t>((i & 8) << 4 | (base / 2 + (i & 7)));
+  }
+  table->offset = static_cast<uint8_t>(offset);
+  table->to_greatest = static_cast<uint8_t>(1 + offset);
 }
 
 inline __m256i broadcast(const uint8_t* table) {
@@ -95,32 +120,42 @@ inline __m256 odd_values(__m256i v) {
   return _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 
-inline void store_values(__m256i first, __m256i last, float* out) {
-  _mm256_storeu_ps(out, even_values(first));
-  _mm256_storeu_ps(out + 8, odd_values(first));
-  _mm256_storeu_ps(out + 16, even_values(last));
-  _mm256_storeu_ps(out + 24, odd_values(last));
-}
-
-// 32 codes of any kind.
-inline void cast_step(const uint8_t* codes, const CastTable& table, float* out) {
-  if (!table.regular) {
-    for (int64_t i = 0; i < kStep; ++i) out[i] = round_to_bf16(e4m3_to_f32(codes[paired_column(i)]) * table.scale);
-    return;
+// BF16 values of 32 codes of any kind, `table` regular: of each half of a register the first eight, the last eight.
+struct Pairs {
+  __m256i first, last;
+  Pairs(const CastTable& table, const void* codes) {
+    const __m256i v = load(codes);
+    const __m256i magnitude = _mm256_and_si256(v, _mm256_set1_epi8(0x7f));
+    const __m256i index = _mm256_sub_epi8(magnitude, _mm256_set1_epi8(8));
+    // Negative unless e = 0.
+    const __m256i small = _mm256_add_epi8(magnitude, _mm256_set1_epi8(0x78));
+    const __m256i nan = _mm256_cmpeq_epi8(magnitude, _mm256_set1_epi8(0x7f));
+    __m256i low = _mm256_or_si256(_mm256_shuffle_epi8(broadcast(table.low), index),
+                                  _mm256_shuffle_epi8(broadcast(table.small_low), small));
+    __m256i high = _mm256_or_si256(_mm256_shuffle_epi8(broadcast(table.high), index),
+                                   _mm256_shuffle_epi8(broadcast(table.small_high), small));
+    high = _mm256_or_si256(_mm256_add_epi8(high, high_part(v)), nan);
+    low = _mm256_or_si256(low, nan);
+    first = _mm256_unpacklo_epi8(low, high);
+    last = _mm256_unpackhi_epi8(low, high);
   }
-  const __m256i v = load(codes);
-  const __m256i magnitude = _mm256_and_si256(v, _mm256_set1_epi8(0x7f));
-  const __m256i index = _mm256_sub_epi8(magnitude, _mm256_set1_epi8(8));
-  // Negative unless e = 0.
-  const __m256i small = _mm256_add_epi8(magnitude, _mm256_set1_epi8(0x78));
-  const __m256i nan = _mm256_cmpeq_epi8(magnitude, _mm256_set1_epi8(0x7f));
-  __m256i low = _mm256_or_si256(_mm256_shuffle_epi8(broadcast(table.low), index),
-                                _mm256_shuffle_epi8(broadcast(table.small_low), small));
-  __m256i high = _mm256_or_si256(_mm256_shuffle_epi8(broadcast(table.high), index),
-                                 _mm256_shuffle_epi8(broadcast(table.small_high), small));
-  high = _mm256_or_si256(_mm256_add_epi8(high, high_part(v)), nan);
-  low = _mm256_or_si256(low, nan);
-  store_values(_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high), out);
+  // 32 BF16 in the same order.
+  explicit Pairs(const void* at) {
+    const auto* p = static_cast<const __m128i*>(at);
+    first = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(p)), _mm_loadu_si128(p + 2), 1);
+    last = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(p + 1)), _mm_loadu_si128(p + 3), 1);
+  }
+  void store(float* out) const {
+    _mm256_storeu_ps(out, even_values(first));
+    _mm256_storeu_ps(out + 8, odd_values(first));
+    _mm256_storeu_ps(out + 16, even_values(last));
+    _mm256_storeu_ps(out + 24, odd_values(last));
+  }
+};
+
+inline void cast_step(const uint8_t* codes, const CastTable& table, float* out) {
+  if (table.regular) return Pairs(table, codes).store(out);
+  for (int64_t i = 0; i < kStep; ++i) out[i] = round_to_bf16(e4m3_to_f32(codes[paired_column(i)]) * table.scale);
 }
 
 // n codes that share a scale, as values; out is filled with zeros to a multiple of 32.
@@ -135,28 +170,16 @@ inline void cast_step(const uint8_t* codes, const CastTable& table, float* out) 
   }
 }
 
-// 32 BF16 in the order of a step of codes.
-struct Pairs {
-  __m256i first, last;
-  explicit Pairs(const void* at) {
-    const auto* p = static_cast<const __m128i*>(at);
-    first = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(p)), _mm_loadu_si128(p + 2), 1);
-    last = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(p + 1)), _mm_loadu_si128(p + 3), 1);
-  }
-};
-
 // The same for n BF16.
 void widen(const std::byte* at, int64_t n, float* out) {
   int64_t k = 0;
   for (; k + kStep <= n; k += kStep) {
-    const Pairs pairs(at + 2 * k);
-    store_values(pairs.first, pairs.last, out + k);
+    Pairs(at + 2 * k).store(out + k);
   }
   if (k < n) {
     uint16_t copy[kStep] = {};
     std::memcpy(copy, at + 2 * k, static_cast<size_t>(n - k) * sizeof(uint16_t));
-    const Pairs pairs(copy);
-    store_values(pairs.first, pairs.last, out + k);
+    Pairs(copy).store(out + k);
   }
 }
 
@@ -205,11 +228,11 @@ struct Sums {
   __m256 even = _mm256_setzero_ps();
   __m256 odd = _mm256_setzero_ps();
 
-  void add(__m256i first, __m256i last, const float* x) {
-    even = _mm256_fmadd_ps(even_values(first), _mm256_loadu_ps(x), even);
-    odd = _mm256_fmadd_ps(odd_values(first), _mm256_loadu_ps(x + 8), odd);
-    even = _mm256_fmadd_ps(even_values(last), _mm256_loadu_ps(x + 16), even);
-    odd = _mm256_fmadd_ps(odd_values(last), _mm256_loadu_ps(x + 24), odd);
+  void add(const Pairs& pairs, const float* x) {
+    even = _mm256_fmadd_ps(even_values(pairs.first), _mm256_loadu_ps(x), even);
+    odd = _mm256_fmadd_ps(odd_values(pairs.first), _mm256_loadu_ps(x + 8), odd);
+    even = _mm256_fmadd_ps(even_values(pairs.last), _mm256_loadu_ps(x + 16), even);
+    odd = _mm256_fmadd_ps(odd_values(pairs.last), _mm256_loadu_ps(x + 24), odd);
   }
   void add_values(const float* values, int64_t n, const float* x) {
     for (int64_t k = 0; k < n; k += 16) {
@@ -232,17 +255,21 @@ int64_t whole_steps(int64_t n) {
 // The constants of the look-ups, hidden from the compiler: g++ 12 would build them anew for every piece.
 struct Constants {
   __m256i magnitude = _mm256_set1_epi8(0x7f);
-  __m256i eight = _mm256_set1_epi8(8);
   __m256i nibble = _mm256_set1_epi8(15);
-  __m256i high = high_parts();
   __m256i odd = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
-  __m256i nine = _mm256_set1_epi8(9);
-  Constants() { asm("" : "+x"(magnitude), "+x"(eight), "+x"(nibble), "+x"(high), "+x"(odd), "+x"(nine)); }
+  Constants() { asm("" : "+x"(magnitude), "+x"(nibble), "+x"(odd)); }
 };
 
 // Any codes of a piece times one token.
 [[gnu::noinline]] void add_any_codes(const std::byte* at, int64_t n, const CastTable& table, const float* x,
                                      Sums* sums) {
+  if (n == kPiece && table.regular) {
+    Sums sum = *sums;
+#pragma GCC unroll 1
+    for (int64_t k = 0; k < kPiece; k += kStep) sum.add(Pairs(table, at + k), x + k);
+    *sums = sum;
+    return;
+  }
   alignas(32) float values[kPiece];
   cast_codes(at, n, table, values);
   sums->add_values(values, whole_steps(n), x);
@@ -260,62 +287,103 @@ __attribute__((always_inline)) inline void ask_ahead(const std::byte* at, int64_
   }
 }
 
-// A whole piece of codes, column k on, of R rows times one token; `table` is regular. A piece of a checkpoint's weights
-// has seldom a code with e = 0, so a row's piece is added as if it had none, 19 instructions for 32 codes; if it had
-// one, or one that is not a number, what was added is dropped and the piece cast first.
+// 32 codes of a row: 17 instructions and loads.
+#define FATHOM_STEP_OF(row)                               \
+  "vmovdqu 32*\\step(%[at" row                            \
+  "]), %[codes]\n"                                        \
+  "vpsubb %[offset], %[codes], %[codes]\n"                \
+  "vpand %[magnitude], %[codes], %[index]\n"              \
+  "vpmaxub %[index], %[greatest" row "], %[greatest" row  \
+  "]\n"                                                   \
+  "vpsrlw $4, %[codes], %[codes]\n"                       \
+  "vpand %[nibble], %[codes], %[codes]\n"                 \
+  "vpshufb %[index], %[low], %[index]\n"                  \
+  "vpshufb %[codes], %[high], %[codes]\n"                 \
+  "vpunpcklbw %[codes], %[index], %[first]\n"             \
+  "vpunpckhbw %[codes], %[index], %[index]\n"             \
+  "vpslld $16, %[first], %[codes]\n"                      \
+  "vpand %[odd], %[first], %[first]\n"                    \
+  "vfmadd231ps 128*\\step(%[x]), %[codes], %[even" row    \
+  "]\n"                                                   \
+  "vfmadd231ps 128*\\step+32(%[x]), %[first], %[odd" row  \
+  "]\n"                                                   \
+  "vpslld $16, %[index], %[codes]\n"                      \
+  "vpand %[odd], %[index], %[index]\n"                    \
+  "vfmadd231ps 128*\\step+64(%[x]), %[codes], %[even" row \
+  "]\n"                                                   \
+  "vfmadd231ps 128*\\step+96(%[x]), %[index], %[odd" row "]\n"
+
+// A whole piece of codes, column k on, of R rows times one token; `table` is regular.
+//
+// bf16(code · scale) has the mantissa of bf16((8 + m) · scale), and that one's exponent and e. It goes up by one where
+// m reaches the first mantissa whose product with the scale does, so that a code less this mantissa (`offset`, with 8)
+// has the exponent's place: its low half gives the low byte of the value, its high half, sign and all, the high byte.
+// Both need an exponent that is even where the offset's is 0: of tables where it is odd the values are doubled and meet
+// `x_half`, which gives the same products.
+//
+// A piece of a checkpoint's weights has seldom a code below the offset (e = 0 among them), so a row's piece is added as
+// if it had none, 17 instructions for 32 codes; if it had one, or one that is not a number, what was added is dropped
+// and the piece is added with other tables.
 template <int R>
 inline void add_codes(const std::byte* const (&rows)[R], int64_t k, int64_t ahead, const CastTable& table,
-                      const Constants& constants, const float* x, Sums (&sums)[R]) {
-  const __m256i low_table = broadcast(table.low);
-  const __m256i high_table = broadcast(table.high);
+                      const Constants& constants, const float* x, const float* x_half, Sums (&sums)[R]) {
+  static_assert(R % 2 == 0 && kPiece == 4 * kStep);
+  const __m256i low_table = broadcast(table.fast_low);
+  const __m256i high_table = broadcast(table.fast_high);
+  const __m256i offset = _mm256_set1_epi8(static_cast<char>(table.offset));
+  const __m256i to_greatest = _mm256_set1_epi8(static_cast<char>(table.to_greatest));
+  const float* xs = (table.doubled ? x_half : x) + k;
   unsigned irregular = 0;
 #pragma GCC unroll 1
-  for (int r = 0; r < R; ++r) {
-    const std::byte* at = rows[r] + k;
-    ask_ahead<kPiece>(at, ahead);
-    __m256 even = sums[r].even;
-    __m256 odd = sums[r].odd;
-    __m256i greatest = _mm256_setzero_si256();
-    // Not unrolled: g++ 12 would move the instructions of several steps so far apart that registers do not suffice.
-#pragma GCC unroll 1
-    for (int64_t i = 0; i < kPiece; i += kStep) {
-      const __m256i codes = load(at + i);
-      const __m256i index = _mm256_sub_epi8(_mm256_and_si256(codes, constants.magnitude), constants.eight);
-      greatest = _mm256_max_epu8(greatest, index);
-      const __m256i low = _mm256_shuffle_epi8(low_table, index);
-      const __m256i part =
-          _mm256_shuffle_epi8(constants.high, _mm256_and_si256(_mm256_srli_epi16(codes, 4), constants.nibble));
-      const __m256i high = _mm256_add_epi8(_mm256_shuffle_epi8(high_table, index), part);
-      const __m256i first = _mm256_unpacklo_epi8(low, high);
-      const __m256i last = _mm256_unpackhi_epi8(low, high);
-      const auto odd_of = [&](__m256i v) { return _mm256_castsi256_ps(_mm256_and_si256(v, constants.odd)); };
-      even = _mm256_fmadd_ps(even_values(first), _mm256_loadu_ps(x + i), even);
-      odd = _mm256_fmadd_ps(odd_of(first), _mm256_loadu_ps(x + i + 8), odd);
-      even = _mm256_fmadd_ps(even_values(last), _mm256_loadu_ps(x + i + 16), even);
-      odd = _mm256_fmadd_ps(odd_of(last), _mm256_loadu_ps(x + i + 24), odd);
-    }
-    // 0x77 is not a number, 0xf8 and above have e = 0.
-    if (_mm256_movemask_epi8(_mm256_adds_epu8(greatest, constants.nine)) != 0) {
+  for (int r = 0; r < R; r += 2) {
+    ask_ahead<kPiece>(rows[r] + k, ahead);
+    ask_ahead<kPiece>(rows[r + 1] + k, ahead);
+    // Two rows in turn, for the sums of one alone would wait for each other; in assembly, for g++ 12 does not keep both
+    // rows' sums in registers.
+    Sums first_row = sums[r];
+    Sums second_row = sums[r + 1];
+    __m256i greatest[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    __m256i codes, index, first;
+    asm(".irp step,0,1,2,3\n"  //
+        FATHOM_STEP_OF("0")    //
+        FATHOM_STEP_OF("1")    //
+        ".endr\n"
+        : [even0] "+x"(first_row.even), [odd0] "+x"(first_row.odd), [greatest0] "+x"(greatest[0]),
+          [even1] "+x"(second_row.even), [odd1] "+x"(second_row.odd), [greatest1] "+x"(greatest[1]),
+          [codes] "=&x"(codes), [index] "=&x"(index), [first] "=&x"(first)
+        : [at0] "r"(rows[r] + k), [at1] "r"(rows[r + 1] + k), [x] "r"(xs), [offset] "x"(offset),
+          [magnitude] "x"(constants.magnitude), [nibble] "x"(constants.nibble), [odd] "x"(constants.odd),
+          [low] "x"(low_table), [high] "x"(high_table)
+        : "memory");
+    // What is below the offset has wrapped around to more than the greatest number; one more is not a number.
+    const auto has_irregular = [&](__m256i most) {
+      return _mm256_movemask_epi8(_mm256_adds_epu8(most, to_greatest)) != 0;
+    };
+    if (has_irregular(greatest[0])) [[unlikely]] {
       irregular |= 1u << r;
-      continue;
+    } else {
+      sums[r] = first_row;
     }
-    sums[r].even = even;
-    sums[r].odd = odd;
+    if (has_irregular(greatest[1])) [[unlikely]] {
+      irregular |= 2u << r;
+    } else {
+      sums[r + 1] = second_row;
+    }
   }
   // Afterwards: a call among the rows would cost the constants their registers.
   for (; irregular != 0; irregular &= irregular - 1) {
     const int r = std::countr_zero(irregular);
-    add_any_codes(rows[r] + k, kPiece, table, x, &sums[r]);
+    add_any_codes(rows[r] + k, kPiece, table, x + k, &sums[r]);
   }
 }
+#undef FATHOM_STEP_OF
 
 inline void add_bf16(const std::byte* at, int64_t n, const float* x, Sums* sums) {
   if (n == kPiece) {
     Sums sum = *sums;
 #pragma GCC unroll 4
     for (int64_t k = 0; k < kPiece; k += kStep) {
-      const Pairs pairs(at + 2 * k);
-      sum.add(pairs.first, pairs.last, x + k);
+      sum.add(Pairs(at + 2 * k), x + k);
     }
     *sums = sum;
     return;
@@ -328,15 +396,15 @@ inline void add_bf16(const std::byte* at, int64_t n, const float* x, Sums* sums)
 // One token and rows row, row + spacing, …; each row's bytes `ahead` further are asked for.
 template <bool kFp8, int R>
 void row_products(const Weight& w, const CastTable* tables, int64_t row, int64_t spacing, int64_t ahead, const float* x,
-                  float* y) {
+                  const float* x_half, float* y) {
   constexpr int64_t kElement = kFp8 ? 1 : 2;
   const std::byte* rows[R];
   for (int r = 0; r < R; ++r) rows[r] = w.row(row + r * spacing);
   Sums sums[R];
   const Constants constants;
   for_pieces<kFp8>(w, tables, 0, w.cols, [&](int64_t k, int64_t n, const CastTable* table) {
-    if constexpr (kFp8) {
-      if (n == kPiece && table->regular) return add_codes(rows, k, ahead, *table, constants, x + k, sums);
+    if constexpr (kFp8 && R > 1) {
+      if (n == kPiece && table->regular) return add_codes(rows, k, ahead, *table, constants, x, x_half, sums);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -352,6 +420,15 @@ void row_products(const Weight& w, const CastTable* tables, int64_t row, int64_t
   for (int r = 0; r < R; ++r) y[r * spacing] = sums[r].total();
 }
 
+thread_local Buffer half_memory;
+
+// Half of each of the first `cols` numbers.
+const float* halves_of(const float* x, int64_t cols) {
+  float* halves = reserve<float>(half_memory, cols);
+  for (int64_t k = 0; k < cols; ++k) halves[k] = 0.5f * x[k];
+  return halves;
+}
+
 // One token: rows that share their scales are cut into runs that are read side by side (see
 // bf16_tiles_avx512.h).
 template <bool kFp8>
@@ -359,6 +436,7 @@ void stream_products(const Weight& w, int64_t row_begin, int64_t row_end, const 
   constexpr int64_t kElement = kFp8 ? 1 : 2;
   const int64_t step = kFp8 ? w.block_rows : 128;
   const int64_t row_bytes = w.row_stride * kElement;
+  const float* x_half = kFp8 ? halves_of(x, w.cols) : nullptr;
   for (int64_t row = row_begin; row < row_end;) {
     const int64_t end = std::min(row_end, (row / step + 1) * step);
     const CastTable* tables = kFp8 ? cast_tables.of_row(w, row) : nullptr;
@@ -368,10 +446,10 @@ void stream_products(const Weight& w, int64_t row_begin, int64_t row_end, const 
       // the present ones as these rows are many.
       const bool in_run = i * row_bytes + 2 * kAheadBytes <= length * row_bytes || end == row_end;
       const int64_t ahead = kAheadBytes + (in_run ? 0 : (end - row - length) * row_bytes);
-      row_products<kFp8, kRuns>(w, tables, row + i, length, ahead, x, y + (row + i - row_begin));
+      row_products<kFp8, kRuns>(w, tables, row + i, length, ahead, x, x_half, y + (row + i - row_begin));
     }
     for (int64_t r = row + kRuns * length; r < end; ++r) {
-      row_products<kFp8, 1>(w, tables, r, 1, kAheadBytes, x, y + (r - row_begin));
+      row_products<kFp8, 1>(w, tables, r, 1, kAheadBytes, x, x_half, y + (r - row_begin));
     }
     row = end;
   }
