@@ -30,46 +30,54 @@ constexpr E4m3Magnitudes e4m3_magnitudes() {
 }
 constexpr E4m3Magnitudes kE4m3Magnitudes = e4m3_magnitudes();
 
-// What BF16 of the exponents 0 to 3, eight codes each, has over exponent 1.
-struct alignas(64) ExponentsFrom0 {
-  int16_t of_code[32];
+// Constants by code: its exponent less 2, and what an even exponent flips in the low byte of a BF16 of exponent 1.
+struct alignas(64) E4m3Steps {
+  uint8_t exponent_less_2[128];
+  uint8_t even_exponent[64];
 };
-constexpr ExponentsFrom0 kExponentsFrom0 = [] {
-  ExponentsFrom0 exponents{};
-  for (int code = 0; code < 32; ++code) exponents.of_code[code] = static_cast<int16_t>((code / 8 - 1) * (1 << 7));
-  return exponents;
+constexpr E4m3Steps kE4m3Steps = [] {
+  E4m3Steps steps{};
+  for (int code = 0; code < 128; ++code) steps.exponent_less_2[code] = static_cast<uint8_t>(code / 8 - 2);
+  for (int code = 0; code < 64; ++code) steps.even_exponent[code] = code / 8 % 2 == 0 ? 0x80 : 0;
+  return steps;
 }();
-
-inline void put_e4m3_words(__m512i words, int64_t code, uint8_t* table) {
-  _mm256_store_si256(reinterpret_cast<__m256i*>(table + code), _mm512_cvtepi16_epi8(words));
-  _mm256_store_si256(reinterpret_cast<__m256i*>(table + 128 + code), _mm512_cvtepi16_epi8(_mm512_srli_epi16(words, 8)));
-}
 
 // The table of bf16(magnitude × scale): the published cast of FP8 weights costs nothing more than codes do.
 inline void make_e4m3_table(float scale, uint8_t* table) {
   const auto words_of = [&](int64_t code) {
-    const auto scaled = [&](int64_t c) {
-      return _mm512_mul_ps(_mm512_load_ps(kE4m3Magnitudes.values + c), _mm512_set1_ps(scale));
-    };
-    return narrowed(scaled(code), scaled(code + 16));
+    return narrowed(_mm512_mul_ps(_mm512_load_ps(kE4m3Magnitudes.values + code), _mm512_set1_ps(scale)));
   };
-  const __m512i first = words_of(0);
-  put_e4m3_words(first, 0, table);
-  // Where no result leaves the range of normal numbers, the values of an exponent are those of exponent 1 (codes 8 to
-  // 15) with their own exponent raised.
+  const auto high_bytes = [](__m256i words) { return _mm256_cvtepi16_epi8(_mm256_srli_epi16(words, 8)); };
   const auto exponent = [&](int64_t code) {
     return std::bit_cast<uint32_t>(kE4m3Magnitudes.values[code] * scale) >> 23 & 255;
   };
   if (exponent(8) == 0 || exponent(15) > 238) {
-    for (int64_t code = 32; code < 128; code += 32) put_e4m3_words(words_of(code), code, table);
+    for (int64_t code = 0; code < 128; code += 16) {
+      const __m256i words = words_of(code);
+      _mm_store_si128(reinterpret_cast<__m128i*>(table + code), _mm256_cvtepi16_epi8(words));
+      _mm_store_si128(reinterpret_cast<__m128i*>(table + 128 + code), high_bytes(words));
+    }
     return;
   }
-  __m512i words = _mm512_add_epi16(_mm512_shuffle_i32x4(first, first, 0x55), _mm512_load_si512(&kExponentsFrom0));
-  for (int64_t code = 32; code < 128; code += 32) {
-    words = _mm512_add_epi16(words, _mm512_set1_epi16(4 << 7));
-    if (code == 96) words = _mm512_mask_mov_epi16(words, 1u << 31, _mm512_set1_epi16(0x7fc0));  // not a number
-    put_e4m3_words(words, code, table);
-  }
+  // Where no result leaves the range of normal numbers, the values of an exponent are those of exponent 1 (codes 8 to
+  // 15) with their own exponent raised: its last bit stands in the low byte.
+  const __m256i words = words_of(0);
+  const __m128i low = _mm256_cvtepi16_epi8(words);
+  const __m128i high = high_bytes(words);
+  const __m512i low_of_1 = _mm512_broadcastq_epi64(_mm_unpackhi_epi64(low, low));
+  const __m512i high_of_1 = _mm512_broadcastq_epi64(_mm_unpackhi_epi64(high, high));
+  const __m512i last_bit = _mm512_and_si512(_mm512_srli_epi16(low_of_1, 7), _mm512_set1_epi8(1));
+  const __m512i low_of_any = _mm512_xor_si512(low_of_1, _mm512_load_si512(kE4m3Steps.even_exponent));
+  const auto high_of = [&](int64_t code) {
+    // (exponent − 1 + last bit) / 2
+    const __m512i raised = _mm512_avg_epu8(_mm512_load_si512(kE4m3Steps.exponent_less_2 + code), last_bit);
+    return _mm512_add_epi8(high_of_1, raised);
+  };
+  constexpr __mmask64 kNan = __mmask64{1} << 63;
+  _mm512_store_si512(table, _mm512_inserti32x4(low_of_any, low, 0));
+  _mm512_store_si512(table + 64, _mm512_mask_blend_epi8(kNan, low_of_any, _mm512_set1_epi8(static_cast<char>(0xc0))));
+  _mm512_store_si512(table + 128, _mm512_inserti32x4(high_of(0), high, 0));
+  _mm512_store_si512(table + 192, _mm512_mask_blend_epi8(kNan, high_of(64), _mm512_set1_epi8(0x7f)));
 }
 
 // Unpacks take alternating eights of the bytes: hence the order that codes are put into first.
