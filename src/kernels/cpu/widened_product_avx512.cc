@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -180,10 +182,16 @@ void stream_products(const Weight& w, int64_t row_begin, int64_t row_end, const 
   });
 }
 
-// ---- more tokens: four rows of a block of columns are widened into the first-level cache, and tokens pass ----
+// ---- more tokens: a band of rows of a block of columns is widened into the first-level cache, and tokens pass ----
 
-constexpr int kQuad = 4;
-constexpr int kTileTokens = 6;
+// Rows of a band, and tokens that meet them at a time: 24 sums. Tokens come from the second-level cache, and eight rows
+// take half as many of them for their products as four, but are worth being widened (a band fills most of the
+// first-level cache) only for more than a few.
+constexpr int kMostBandRows = 8;
+constexpr int kFewBandRows = 4;
+constexpr int64_t kFewTokens = 11;
+template <int R>
+constexpr int kTileTokens = 24 / R;
 // Tokens of a pass: their columns of a block (768 KB) stay in the second-level cache while rows pass.
 constexpr int64_t kPassTokens = 192;
 // Rows of a section, whose sums of a pass (96 KB) stay there too.
@@ -193,14 +201,14 @@ constexpr int64_t kSectionRows = 128;
 // sets of the cache.
 constexpr int64_t kWideStride = kBlockCols + 16;
 struct alignas(64) WideMemory {
-  float weights[kQuad * kWideStride];
+  float weights[kMostBandRows * kWideStride];
   float totals[kSectionRows * kPassTokens];
 };
 thread_local WideMemory wide_memory;
 
 // Columns [begin, end) of rows [row, row + n) to `out`, zeros behind them up to a multiple of 32.
 template <bool kFp8>
-void widen_quad(const Weight& w, int64_t row, int64_t n, int64_t begin, int64_t end, float* out) {
+void widen_band(const Weight& w, int64_t row, int64_t n, int64_t begin, int64_t end, float* out) {
   if constexpr (!kFp8) {
     for (int64_t r = 0; r < n; ++r) {
       widen(reinterpret_cast<const uint16_t*>(w.row(row + r)) + begin, end - begin, out + r * kWideStride);
@@ -208,7 +216,7 @@ void widen_quad(const Weight& w, int64_t row, int64_t n, int64_t begin, int64_t 
     return;
   }
   for (int64_t first = 0; first < n;) {
-    // Of blocks with few rows, a quad may meet two.
+    // Of blocks with few rows, a band may meet two.
     const int64_t last = std::min(n, first + w.block_rows - (row + first) % w.block_rows);
     for_scales(w, cast_tables.of_row(w, row + first), begin, end,
                [&](const E4m3MaskDecoder& decoder, int64_t piece_begin, int64_t piece_end) {
@@ -233,42 +241,46 @@ struct WideAhead {
   int64_t step;
 };
 
-// What is asked for in the course of the tiles of a quad: some of the tokens that come after this block of columns,
-// then the rows of the next quad.
+// What is asked for in the course of the tiles of a band: some of the tokens that come after this block of columns,
+// then the rows of the next band.
 class WideRequests {
  public:
-  // Columns from `begin` on of the tokens [first, first + count), in the course of `quads` quads: all
+  // Columns from `begin` on of the tokens [first, first + count), in the course of `bands` bands: all
   // at once they would push out what is in use.
-  void ask_tokens(const float* const* x, int64_t first, int64_t count, int64_t begin, int64_t quads) {
+  void ask_tokens(const float* const* x, int64_t first, int64_t count, int64_t begin, int64_t bands) {
     x_ = x;
     token_ = first;
     last_token_ = first + count;
     begin_ = begin;
-    tokens_of_quad_ = (count + quads - 1) / quads;
+    tokens_of_band_ = (count + bands - 1) / bands;
   }
-  // Columns from `begin` on of the first four of `rows`. Begins a quad.
-  void ask_rows(const NextRows& rows, int64_t begin) {
+  // Columns from `begin` on of the first `count` of `rows`. Begins a band of so many tiles.
+  __attribute__((always_inline)) void ask_rows(const NextRows& rows, int64_t count, int64_t begin, int64_t tiles) {
     row_count_ = 0;
     if (rows.weight != nullptr && rows.weight->data != nullptr && rows.weight->bits == 0) {
       const auto element = static_cast<int64_t>(dtype_bytes(rows.weight->dtype));
       rows_ = reinterpret_cast<const char*>(rows.weight->row(rows.begin)) + begin * element;
-      row_count_ = std::min<int64_t>(kQuad, rows.end - rows.begin);
+      row_count_ = std::min(count, rows.end - rows.begin);
       row_bytes_ = rows.weight->row_stride * element;
       row_step_ = 32 * element;
+      // Those that few tiles do not get to.
+      for (; row_count_ > 2 * tiles; --row_count_, rows_ += row_bytes_) {
+        for (int64_t at = 0; at < kBlockCols * element; at += 64) _mm_prefetch(rows_ + at, _MM_HINT_T1);
+      }
     }
-    quad_end_ = std::min(last_token_, token_ + tokens_of_quad_);
+    band_end_ = std::min(last_token_, token_ + tokens_of_band_);
   }
-  // The share of the next tile, of `left` that are left in the quad: rows at the end, when they are about to be used.
+  // The share of the next tile, of `left` that are left in the band: rows at the end, when they are about to be used.
   // `idle` is memory that does no harm.
   WideAhead next(int64_t left, const float* idle) {
     WideAhead ahead{{reinterpret_cast<const char*>(idle), reinterpret_cast<const char*>(idle)}, 0};
-    if (row_count_ > 0 && left <= kQuad / 2) {
+    if (row_count_ > 0 && left <= (row_count_ + 1) / 2) {
       for (const char*& run : ahead.run) {
         run = rows_;
         if (--row_count_ > 0) rows_ += row_bytes_;
       }
       ahead.step = row_step_;
-    } else if (token_ < quad_end_) {
+    } else if (token_ < band_end_) {
       ahead.run[0] = reinterpret_cast<const char*>(x_[token_++] + begin_);
       ahead.run[1] = ahead.run[0] + kBlockCols * 2;
       ahead.step = 64;
@@ -280,35 +292,33 @@ class WideRequests {
   const char* rows_ = nullptr;
   int64_t row_count_ = 0, row_bytes_ = 0, row_step_ = 0;
   const float* const* x_ = nullptr;
-  int64_t token_ = 0, quad_end_ = 0, last_token_ = 0, begin_ = 0, tokens_of_quad_ = 0;
+  int64_t token_ = 0, band_end_ = 0, last_token_ = 0, begin_ = 0, tokens_of_band_ = 0;
 };
 
-// `tiles` tiles of N tokens each, x from the first on: columns [begin, begin + cols) times the four rows of `weights`,
-// to `totals` [token, 4], or added to what the columns before have left there. `tiles_after` follow in the same quad.
-template <int N>
+// `tiles` tiles of N tokens each, x from the first on: columns [begin, begin + cols) times the R rows of `weights`,
+// to `totals` [token, R], or added to what the columns before have left there. `tiles_after` follow in the same band.
+template <int R, int N>
 void wide_tiles(const float* weights, const float* const* x, int64_t tiles, int64_t tiles_after, int64_t begin,
                 int64_t cols, WideRequests& requests, float* totals) {
-  for (int64_t tile = 0; tile < tiles; ++tile, x += N, totals += N * kQuad) {
-    __m512 sums[kQuad][N];
-#pragma GCC unroll 4
-    for (int r = 0; r < kQuad; ++r) {
-#pragma GCC unroll 6
-      for (int t = 0; t < N; ++t) sums[r][t] = _mm512_setzero_ps();
-    }
+  for (int64_t tile = 0; tile < tiles; ++tile, x += N, totals += N * R) {
+    __m512 sums[N * R];
+#pragma GCC unroll 24
+    for (int i = 0; i < N * R; ++i) sums[i] = _mm512_setzero_ps();
     const WideAhead ahead = requests.next(tiles - tile + tiles_after, weights);
     const char* first_line = ahead.run[0];
     const char* second_line = ahead.run[1];
     const float* tokens[N];
     for (int t = 0; t < N; ++t) tokens[t] = x[t] + begin;
     const auto step = [&](int64_t k) {
-      __m512 values[kQuad];
-#pragma GCC unroll 4
-      for (int r = 0; r < kQuad; ++r) values[r] = _mm512_load_ps(weights + r * kWideStride + k);
+      __m512 xs[N];
 #pragma GCC unroll 6
-      for (int t = 0; t < N; ++t) {
-        const __m512 xs = _mm512_loadu_ps(tokens[t] + k);
-#pragma GCC unroll 4
-        for (int r = 0; r < kQuad; ++r) sums[r][t] = _mm512_fmadd_ps(values[r], xs, sums[r][t]);
+      for (int t = 0; t < N; ++t) xs[t] = _mm512_loadu_ps(tokens[t] + k);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        __m512 value = _mm512_load_ps(weights + r * kWideStride + k);
+        asm("" : "+v"(value));  // one load, not one for each token
+#pragma GCC unroll 6
+        for (int t = 0; t < N; ++t) sums[t * R + r] = _mm512_fmadd_ps(value, xs[t], sums[t * R + r]);
       }
     };
     for (int64_t k = 0; k < cols; k += 32) {
@@ -319,24 +329,30 @@ void wide_tiles(const float* weights, const float* const* x, int64_t tiles, int6
       second_line += ahead.step;
       step(k + 16);
     }
-    constexpr int kTogether = N / 4 * 4;
-    if constexpr (kTogether == 4) {
+    constexpr int kTogether = N * R / 16 * 16;
+    if constexpr (kTogether == 16) {
       __m512 all[16];
 #pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) all[i] = sums[i % 4][i / 4];
+      for (int i = 0; i < 16; ++i) all[i] = sums[i];
       const __m512 sum = sum16(all);
       _mm512_storeu_ps(totals, begin == 0 ? sum : _mm512_add_ps(_mm512_loadu_ps(totals), sum));
     }
-#pragma GCC unroll 3
-    for (int t = kTogether; t < N; ++t) {
-      const __m128 sum = sum4(sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
-      float* to = totals + t * kQuad;
-      _mm_store_ps(to, begin == 0 ? sum : _mm_add_ps(_mm_load_ps(to), sum));
+#pragma GCC unroll 2
+    for (int i = kTogether; i < N * R; i += 4) {
+      const __m128 sum = sum4(sums[i], sums[i + 1], sums[i + 2], sums[i + 3]);
+      _mm_store_ps(totals + i, begin == 0 ? sum : _mm_add_ps(_mm_load_ps(totals + i), sum));
     }
   }
 }
-constexpr auto kWideTiles =
-    std::array{wide_tiles<1>, wide_tiles<2>, wide_tiles<3>, wide_tiles<4>, wide_tiles<5>, wide_tiles<6>};
+
+using WideTiles = void (*)(const float* weights, const float* const* x, int64_t tiles, int64_t tiles_after,
+                           int64_t begin, int64_t cols, WideRequests& requests, float* totals);
+// By the number of tokens, less 1.
+template <int R>
+constexpr auto kWideTiles = []<size_t... N>(std::index_sequence<N...>) {
+  return std::array<WideTiles, sizeof...(N)>{wide_tiles<R, N + 1>...};
+}
+(std::make_index_sequence<kTileTokens<R>>());
 
 // Tokens [first, first + count), all tiles of which have the same number or one more.
 struct WidePass {
@@ -344,46 +360,46 @@ struct WidePass {
 };
 
 // Rows [row_begin, row_end), not more than a section, times a pass of tokens; `next_rows` times `next` follows.
-template <bool kFp8>
+template <bool kFp8, int R>
 void multiply_pass(const Weight& w, int64_t row_begin, int64_t row_end, const NextRows& next_rows,
                    const float* const* x, const WidePass& pass, const WidePass& next, float* const* y, int64_t y_row) {
-  const int64_t tiles = (pass.count + kTileTokens - 1) / kTileTokens;
+  const int64_t tiles = (pass.count + kTileTokens<R> - 1) / kTileTokens<R>;
   const auto each = static_cast<size_t>(pass.count / tiles);
   const int64_t larger = pass.count % tiles;
-  const int64_t quads = (row_end - row_begin + kQuad - 1) / kQuad;
+  const int64_t bands = (row_end - row_begin + R - 1) / R;
   x += pass.first;
   for (int64_t begin = 0; begin < w.cols; begin += kBlockCols) {
     const int64_t end = std::min(w.cols, begin + kBlockCols);
     const int64_t cols = (end - begin + 31) / 32 * 32;
     WideRequests requests;
     if (end < w.cols) {
-      requests.ask_tokens(x, 0, pass.count, end, quads);
+      requests.ask_tokens(x, 0, pass.count, end, bands);
     } else {
-      requests.ask_tokens(x, next.first - pass.first, next.count, 0, quads);
+      requests.ask_tokens(x, next.first - pass.first, next.count, 0, bands);
     }
     float* totals = wide_memory.totals;
-    for (int64_t row = row_begin; row < row_end; row += kQuad, totals += pass.count * kQuad) {
+    for (int64_t row = row_begin; row < row_end; row += R, totals += pass.count * R) {
       float* weights = wide_memory.weights;
-      widen_quad<kFp8>(w, row, std::min<int64_t>(kQuad, row_end - row), begin, end, weights);
-      if (row + kQuad < row_end) {
-        requests.ask_rows({&w, row + kQuad, row_end}, begin);
+      widen_band<kFp8>(w, row, std::min<int64_t>(R, row_end - row), begin, end, weights);
+      if (row + R < row_end) {
+        requests.ask_rows({&w, row + R, row_end}, R, begin, tiles);
       } else if (end < w.cols) {
-        requests.ask_rows({&w, row_begin, row_end}, end);
+        requests.ask_rows({&w, row_begin, row_end}, R, end, tiles);
       } else {
-        requests.ask_rows(next_rows, 0);
+        requests.ask_rows(next_rows, R, 0, tiles);
       }
       const int64_t tokens = larger * static_cast<int64_t>(each + 1);
-      if (larger > 0) kWideTiles[each](weights, x, larger, tiles - larger, begin, cols, requests, totals);
-      kWideTiles[each - 1](weights, x + tokens, tiles - larger, 0, begin, cols, requests, totals + tokens * kQuad);
+      if (larger > 0) kWideTiles<R>[each](weights, x, larger, tiles - larger, begin, cols, requests, totals);
+      kWideTiles<R>[each - 1](weights, x + tokens, tiles - larger, 0, begin, cols, requests, totals + tokens * R);
     }
   }
-  // A token's sums lie in as many places as there are quads: they are put side by side here, not by the tiles, whose
-  // stores of 16 bytes to rows far apart would cost more than this.
+  // A token's sums lie in as many places as there are bands: they are put side by side here, not by the tiles, whose
+  // short stores to rows far apart would cost more than this.
   for (int64_t t = 0; t < pass.count; ++t) {
-    const float* from = wide_memory.totals + t * kQuad;
+    const float* from = wide_memory.totals + t * R;
     float* to = y[pass.first + t] + y_row;
     int64_t rows = row_end - row_begin;
-    for (; rows >= kQuad; rows -= kQuad, from += pass.count * kQuad, to += kQuad) _mm_storeu_ps(to, _mm_load_ps(from));
+    for (; rows >= R; rows -= R, from += pass.count * R, to += R) std::memcpy(to, from, R * sizeof(float));
     std::copy_n(from, rows, to);
   }
 }
@@ -391,6 +407,7 @@ void multiply_pass(const Weight& w, int64_t row_begin, int64_t row_end, const Ne
 template <bool kFp8>
 void wide_products(const Weight& w, int64_t row_begin, int64_t row_end, const float* const* x, int64_t T,
                    float* const* y, const NextRows& following) {
+  const auto multiply = T <= kFewTokens ? multiply_pass<kFp8, kFewBandRows> : multiply_pass<kFp8, kMostBandRows>;
   const Groups passes(T, kPassTokens);
   const auto pass = [&](int64_t i) { return WidePass{passes.first(i), passes.size(i)}; };
   for (int64_t row = row_begin; row < row_end;) {
@@ -399,7 +416,7 @@ void wide_products(const Weight& w, int64_t row_begin, int64_t row_end, const fl
       const NextRows next = i + 1 < passes.count ? NextRows{&w, row, end}
                             : end < row_end      ? NextRows{&w, end, row_end}
                                                  : following;
-      multiply_pass<kFp8>(w, row, end, next, x, pass(i), pass((i + 1) % passes.count), y, row - row_begin);
+      multiply(w, row, end, next, x, pass(i), pass((i + 1) % passes.count), y, row - row_begin);
     }
     row = end;
   }
