@@ -38,7 +38,7 @@ inline __m512 dot(__m512 sum, Bf16Pairs a, Bf16Pairs b) {
   return _mm512_dpbf16_ps(sum, a, b);
 }
 struct DotScope {
-  DotScope() {}
+  DotScope() {}  // NOLINT(modernize-use-equals-default): as a default one, a scope would be an unused variable
 };
 #else
 struct Bf16Pairs {
