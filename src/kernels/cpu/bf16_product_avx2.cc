@@ -39,8 +39,8 @@ struct alignas(16) CastTable {
   // Of e = 0, from index 8 on.
   uint8_t small_low[16];
   uint8_t small_high[16];
-  // Bytes of the values by the low and the high half of code - `offset`, and what brings the greatest such magnitude of
-  // codes that these tables have to 127 (see `add_codes`).
+  // Bytes of the values by the low and the high half of code − `offset`; `to_greatest` brings the greatest such
+  // magnitude that these tables have to 127 (see `add_codes`).
   uint8_t fast_low[16];
   uint8_t fast_high[16];
   uint8_t offset;
@@ -120,9 +120,10 @@ inline __m256 odd_values(__m256i v) {
   return _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 
-// BF16 values of 32 codes of any kind, `table` regular: of each half of a register the first eight, the last eight.
+// 32 columns as BF16: of sixteen in each half of a register, the first eight and the last eight.
 struct Pairs {
   __m256i first, last;
+  // Codes of any kind; the table is regular.
   Pairs(const CastTable& table, const void* codes) {
     const __m256i v = load(codes);
     const __m256i magnitude = _mm256_and_si256(v, _mm256_set1_epi8(0x7f));
@@ -139,7 +140,6 @@ struct Pairs {
     first = _mm256_unpacklo_epi8(low, high);
     last = _mm256_unpackhi_epi8(low, high);
   }
-  // 32 BF16 in the same order.
   explicit Pairs(const void* at) {
     const auto* p = static_cast<const __m128i*>(at);
     first = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(p)), _mm_loadu_si128(p + 2), 1);
@@ -173,9 +173,7 @@ inline void cast_step(const uint8_t* codes, const CastTable& table, float* out) 
 // The same for n BF16.
 void widen(const std::byte* at, int64_t n, float* out) {
   int64_t k = 0;
-  for (; k + kStep <= n; k += kStep) {
-    Pairs(at + 2 * k).store(out + k);
-  }
+  for (; k + kStep <= n; k += kStep) Pairs(at + 2 * k).store(out + k);
   if (k < n) {
     uint16_t copy[kStep] = {};
     std::memcpy(copy, at + 2 * k, static_cast<size_t>(n - k) * sizeof(uint16_t));
@@ -288,30 +286,27 @@ __attribute__((always_inline)) inline void ask_ahead(const std::byte* at, int64_
 }
 
 // 32 codes of a row: 17 instructions and loads.
-#define FATHOM_STEP_OF(row)                               \
-  "vmovdqu 32*\\step(%[at" row                            \
-  "]), %[codes]\n"                                        \
-  "vpsubb %[offset], %[codes], %[codes]\n"                \
-  "vpand %[magnitude], %[codes], %[index]\n"              \
-  "vpmaxub %[index], %[greatest" row "], %[greatest" row  \
-  "]\n"                                                   \
-  "vpsrlw $4, %[codes], %[codes]\n"                       \
-  "vpand %[nibble], %[codes], %[codes]\n"                 \
-  "vpshufb %[index], %[low], %[index]\n"                  \
-  "vpshufb %[codes], %[high], %[codes]\n"                 \
-  "vpunpcklbw %[codes], %[index], %[first]\n"             \
-  "vpunpckhbw %[codes], %[index], %[index]\n"             \
-  "vpslld $16, %[first], %[codes]\n"                      \
-  "vpand %[odd], %[first], %[first]\n"                    \
-  "vfmadd231ps 128*\\step(%[x]), %[codes], %[even" row    \
-  "]\n"                                                   \
-  "vfmadd231ps 128*\\step+32(%[x]), %[first], %[odd" row  \
-  "]\n"                                                   \
-  "vpslld $16, %[index], %[codes]\n"                      \
-  "vpand %[odd], %[index], %[index]\n"                    \
-  "vfmadd231ps 128*\\step+64(%[x]), %[codes], %[even" row \
-  "]\n"                                                   \
+// clang-format off
+#define FATHOM_STEP_OF(row)                                             \
+  "vmovdqu 32*\\step(%[at" row "]), %[codes]\n"                         \
+  "vpsubb %[offset], %[codes], %[codes]\n"                              \
+  "vpand %[magnitude], %[codes], %[index]\n"                            \
+  "vpmaxub %[index], %[greatest" row "], %[greatest" row "]\n"          \
+  "vpsrlw $4, %[codes], %[codes]\n"                                     \
+  "vpand %[nibble], %[codes], %[codes]\n"                               \
+  "vpshufb %[index], %[low], %[index]\n"                                \
+  "vpshufb %[codes], %[high], %[codes]\n"                               \
+  "vpunpcklbw %[codes], %[index], %[first]\n"                           \
+  "vpunpckhbw %[codes], %[index], %[index]\n"                           \
+  "vpslld $16, %[first], %[codes]\n"                                    \
+  "vpand %[odd], %[first], %[first]\n"                                  \
+  "vfmadd231ps 128*\\step(%[x]), %[codes], %[even" row "]\n"            \
+  "vfmadd231ps 128*\\step+32(%[x]), %[first], %[odd" row "]\n"          \
+  "vpslld $16, %[index], %[codes]\n"                                    \
+  "vpand %[odd], %[index], %[index]\n"                                  \
+  "vfmadd231ps 128*\\step+64(%[x]), %[codes], %[even" row "]\n"         \
   "vfmadd231ps 128*\\step+96(%[x]), %[index], %[odd" row "]\n"
+// clang-format on
 
 // A whole piece of codes, column k on, of R rows times one token; `table` is regular.
 //
@@ -348,8 +343,8 @@ inline void add_codes(const std::byte* const (&rows)[R], int64_t k, int64_t ahea
         FATHOM_STEP_OF("0")    //
         FATHOM_STEP_OF("1")    //
         ".endr\n"
-        : [even0] "+x"(first_row.even), [odd0] "+x"(first_row.odd), [greatest0] "+x"(greatest[0]),
-          [even1] "+x"(second_row.even), [odd1] "+x"(second_row.odd), [greatest1] "+x"(greatest[1]),
+        : [even0] "+&x"(first_row.even), [odd0] "+&x"(first_row.odd), [greatest0] "+&x"(greatest[0]),
+          [even1] "+&x"(second_row.even), [odd1] "+&x"(second_row.odd), [greatest1] "+&x"(greatest[1]),
           [codes] "=&x"(codes), [index] "=&x"(index), [first] "=&x"(first)
         : [at0] "r"(rows[r] + k), [at1] "r"(rows[r + 1] + k), [x] "r"(xs), [offset] "x"(offset),
           [magnitude] "x"(constants.magnitude), [nibble] "x"(constants.nibble), [odd] "x"(constants.odd),

@@ -169,15 +169,17 @@ template <bool kFp8>
 void stream_products(const Weight& w, int64_t row_begin, int64_t row_end, const float* const* x, int64_t T,
                      float* const* y, const NextRows& next) {
   if (T == 1) {
-    stream_tiles<kFp8, kAheadBytes, 8>(w, row_begin, row_end, next, Groups(1, 1), [&](const StreamTile& tile) {
-      tile.rows == 8 ? stream_tile<kFp8, 8, 1>(w, x, tile, y) : stream_tile<kFp8, 1, 1>(w, x, tile, y);
+    constexpr int kRuns = 8;
+    stream_tiles<kFp8, kAheadBytes, kRuns>(w, row_begin, row_end, next, Groups(1, 1), [&](const StreamTile& tile) {
+      tile.rows == kRuns ? stream_tile<kFp8, kRuns, 1>(w, x, tile, y) : stream_tile<kFp8, 1, 1>(w, x, tile, y);
     });
     return;
   }
   // The sums of more tokens and eight rows do not fit into the registers.
+  constexpr int kRuns = 4;
   const Groups groups(T, kStreamTileTokens);
-  stream_tiles<kFp8, kAheadBytes, 4>(w, row_begin, row_end, next, groups, [&](const StreamTile& tile) {
-    const auto& tiles = tile.rows == 4 ? kStreamTileOf<kFp8, 4> : kStreamTileOf<kFp8, 1>;
+  stream_tiles<kFp8, kAheadBytes, kRuns>(w, row_begin, row_end, next, groups, [&](const StreamTile& tile) {
+    const auto& tiles = tile.rows == kRuns ? kStreamTileOf<kFp8, kRuns> : kStreamTileOf<kFp8, 1>;
     tiles[static_cast<size_t>(tile.count - 1)](w, x + tile.first, tile, y + tile.first);
   });
 }
