@@ -9,6 +9,7 @@
 
 #include "base/buffer.h"
 #include "base/number_formats.h"
+#include "kernels/cpu/two_steps.h"
 #include "kernels/cpu/vectors.h"
 
 namespace fathom {
@@ -273,16 +274,10 @@ struct Constants {
   sums->add_values(values, whole_steps(n), x);
 }
 
-// Column k of each row and what follows is asked for, a piece at a time: `ahead` further into the first-level cache,
-// and a little further into the second-level one (see widened_product_avx512.cc). Always inlined: g++ 12 takes a
-// function that only prefetches for one that does nothing.
+// Asks for a piece of a row, `ahead` further than `at`.
 template <int64_t kBytes>
 __attribute__((always_inline)) inline void ask_ahead(const std::byte* at, int64_t ahead) {
-  const auto* from = reinterpret_cast<const char*>(at) + ahead;
-  for (int64_t line = 0; line < kBytes; line += 64) {
-    _mm_prefetch(from + line, _MM_HINT_T0);
-    _mm_prefetch(from + line + kFartherBytes, _MM_HINT_T1);
-  }
+  for (int64_t line = 0; line < kBytes; line += 64) ask_in_two_steps<kFartherBytes>(at + ahead + line);
 }
 
 // 32 codes of a row: 17 instructions and loads.

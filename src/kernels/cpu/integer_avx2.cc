@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/integer_generic.h"
 #include "kernels/cpu/integer_tiles.h"
+#include "kernels/cpu/two_steps.h"
 #include "kernels/cpu/vectors.h"
 
 namespace fathom {
@@ -34,12 +35,10 @@ struct Avx2Vec : Avx2Vector {
 
 constexpr size_t kPrefetchBytes = 4096;
 // And so many bytes further into the second-level cache alone (see integer_avx512.cc).
-constexpr size_t kFartherBytes = 1024;
+constexpr int64_t kFartherBytes = 1024;
 
 FATHOM_INLINED inline void ask_ahead(const uint8_t* p) {
-  const auto* line = reinterpret_cast<const char*>(p) + kPrefetchBytes;
-  _mm_prefetch(line, _MM_HINT_T0);
-  _mm_prefetch(line + kFartherBytes, _MM_HINT_T1);
+  ask_in_two_steps<kFartherBytes>(p + kPrefetchBytes);
 }
 
 // vpmaddubsw adds two products of an unsigned and a signed byte in 16 bits with saturation, so

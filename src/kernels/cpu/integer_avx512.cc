@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/integer_generic.h"
 #include "kernels/cpu/integer_tiles.h"
+#include "kernels/cpu/two_steps.h"
 
 namespace fathom {
 namespace {
@@ -55,14 +56,12 @@ struct Avx512Vec {
 // token: two runs 94 % of a streaming read with 2 KB, 79 % with 1 KB; four runs 88, 82, 80 % with 1, 2, 4 KB. Only 4 KB
 // was tried with more tokens, where fetching nothing costs half of the speed.
 constexpr size_t kPrefetchBytes = 2048;
-// And so many bytes further into the second-level cache alone, for requests of the first-level one are few: with one
-// token 89 to 92 → 96 to 98 % (INT4), with four 92 → 97 to 99 % (INT8).
-constexpr size_t kFartherBytes = 1024;
+// And so many bytes further into the second-level cache alone: with one token 89 to 92 → 96 to 98 % (INT4), with four
+// 92 → 97 to 99 % (INT8).
+constexpr int64_t kFartherBytes = 1024;
 
 FATHOM_INLINED inline void ask_ahead(const uint8_t* p) {
-  const auto* line = reinterpret_cast<const char*>(p) + kPrefetchBytes;
-  _mm_prefetch(line, _MM_HINT_T0);
-  _mm_prefetch(line + kFartherBytes, _MM_HINT_T1);
+  ask_in_two_steps<kFartherBytes>(p + kPrefetchBytes);
 }
 
 // One group of four panels times T ≤ 6 tokens, codes of 8 bits:

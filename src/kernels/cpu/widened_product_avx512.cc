@@ -10,6 +10,7 @@
 
 #include "kernels/cpu/bf16_avx512.h"
 #include "kernels/cpu/bf16_tiles_avx512.h"
+#include "kernels/cpu/two_steps.h"
 
 namespace fathom {
 namespace {
@@ -53,18 +54,13 @@ inline void for_scales(const Weight& w, const uint8_t* tables, int64_t begin, in
 
 // ---- few tokens: weights are widened in the registers ----
 
-// How far ahead of each run of rows the next bytes are asked for: into the first-level cache, and a little further into
-// the second-level one. Requests of the first-level cache are few on Intel's cores, and the memory is too far away for
-// them (docs/performance.md, *What was tried*).
+// How far ahead of each run of rows the next bytes are asked for, and how much further for the second-level cache
+// alone.
 constexpr int64_t kAheadBytes = 512;
 constexpr int64_t kFartherBytes = 512;
 
-// Always inlined: g++ 12 takes a function that only prefetches for one that does nothing.
 __attribute__((always_inline)) inline void ask_ahead(const std::byte* at, int64_t ahead) {
-  if (ahead == 0) return;
-  const auto* line = reinterpret_cast<const char*>(at) + ahead;
-  _mm_prefetch(line, _MM_HINT_T0);
-  _mm_prefetch(line + kFartherBytes, _MM_HINT_T1);
+  if (ahead != 0) ask_in_two_steps<kFartherBytes>(at + ahead);
 }
 
 template <int R, int N>
