@@ -40,12 +40,10 @@ struct alignas(16) CastTable {
   // Of e = 0, from index 8 on.
   uint8_t small_low[16];
   uint8_t small_high[16];
-  // Bytes of the values by the low and the high half of code − `offset`; `to_greatest` brings the greatest such
-  // magnitude that these tables have to 127 (see `add_codes`).
+  // Bytes of the values by the low and the high half of code − `offset` (see `add_codes`).
   uint8_t fast_low[16];
   uint8_t fast_high[16];
   uint8_t offset;
-  uint8_t to_greatest;
   bool doubled;  // the values by the fast tables are twice as large
   bool regular;  // the tables hold; or each code is cast alone
   float scale;
@@ -93,7 +91,6 @@ void make_table(float scale, CastTable* table) {
     table->fast_high[i] = static_cast<uint8_t>((i & 8) << 4 | (base / 2 + (i & 7)));
   }
   table->offset = static_cast<uint8_t>(offset);
-  table->to_greatest = static_cast<uint8_t>(1 + offset);
 }
 
 inline __m256i broadcast(const uint8_t* table) {
@@ -105,12 +102,10 @@ inline __m256i load(const void* p) {
 }
 
 // What the sign and three bits of the exponent add to the high byte.
-inline __m256i high_parts() {
-  return _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -128, -127, -126, -125, -124, -123, -122, -121));
-}
 inline __m256i high_part(__m256i codes) {
-  return _mm256_shuffle_epi8(high_parts(), _mm256_and_si256(_mm256_srli_epi16(codes, 4), _mm256_set1_epi8(15)));
+  const __m256i parts = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -128, -127, -126, -125, -124, -123, -122, -121));
+  return _mm256_shuffle_epi8(parts, _mm256_and_si256(_mm256_srli_epi16(codes, 4), _mm256_set1_epi8(15)));
 }
 
 // The even and the odd BF16 of a register as float32.
@@ -321,7 +316,8 @@ inline void add_codes(const std::byte* const (&rows)[R], int64_t k, int64_t ahea
   const __m256i low_table = broadcast(table.fast_low);
   const __m256i high_table = broadcast(table.fast_high);
   const __m256i offset = _mm256_set1_epi8(static_cast<char>(table.offset));
-  const __m256i to_greatest = _mm256_set1_epi8(static_cast<char>(table.to_greatest));
+  // Brings the greatest magnitude that these tables have, 126 − offset, to 127.
+  const __m256i to_greatest = _mm256_set1_epi8(static_cast<char>(table.offset + 1));
   const float* xs = (table.doubled ? x_half : x) + k;
   unsigned irregular = 0;
 #pragma GCC unroll 1
